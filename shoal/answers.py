@@ -1,0 +1,71 @@
+"""What a prediction gives back to the caller of the SDK."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from shoal.errors import BadGateway, ShoalError
+
+Path = Literal["direct", "proxy"]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A class that the model sees in the image: its name, its number, and its probability from 0 to 1."""
+
+    label: str
+    index: int
+    probability: float
+
+    def __str__(self) -> str:
+        return f"{self.label} {self.probability:.3f}"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer for one image, and where it came from.
+
+    ``predictions`` is sorted, most probable first, and empty for a model that does not classify; ``document``
+    is the whole JSON answer (an embedding is ``document["embedding"]``); ``path`` tells whether the image went
+    straight to the worker or through a gateway.
+    """
+
+    predictions: tuple[Prediction, ...]
+    model: str
+    version: str
+    worker: str
+    request_id: str
+    path: Path
+    document: Mapping[str, Any] = field(repr=False)
+
+    @classmethod
+    def of(cls, document: object, path: Path) -> Answer:
+        """Raises ``BadGateway`` for anything that is not an answer."""
+        try:
+            assert isinstance(document, Mapping)
+            return cls(
+                predictions=tuple(
+                    Prediction(str(p["label"]), int(p["index"]), float(p["probability"]))
+                    for p in document.get("predictions", ())
+                ),
+                model=str(document["model"]),
+                version=str(document["version"]),
+                worker=str(document["worker"]),
+                request_id=str(document["request_id"]),
+                path=path,
+                document=document,
+            )
+        except (AssertionError, KeyError, TypeError, ValueError) as error:
+            raise BadGateway("The answer is not one of Shoal's.") from error
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One image of many: the answer, or the error that it met. ``number`` counts from 0, as given."""
+
+    number: int
+    image: object
+    answer: Answer | None = None
+    error: ShoalError | OSError | None = None

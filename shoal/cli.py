@@ -1,0 +1,361 @@
+"""The command line: ``shoal up``, ``predict``, ``status``, ``keys``, ``settings``, ``gateway``, ``worker``."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from shoal.answers import Answer, Outcome
+from shoal.client import AsyncClient, Mode
+from shoal.errors import ShoalError
+
+_DEFAULT_GATEWAY = "http://127.0.0.1:8080"
+_SERVICES = ("gateway", "worker")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 1 it failed, 2 it was asked wrongly."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] and arguments[0] in _SERVICES:
+        return _become(arguments[0], arguments[1:])
+    if arguments[:1] == ["settings"] and arguments[1:2] and arguments[1] in _SERVICES:
+        return _settings(arguments[1], arguments[2:])
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except ShoalError as error:
+        return _complain(f"{error.code}: {error.message}")
+    except OSError as error:
+        return _complain(str(error))
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="shoal", description="Image inference on a cluster of your own machines.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    up = commands.add_parser("up", help="start a whole cluster on this machine, until SIGTERM or Ctrl-C")
+    up.add_argument("--json", action="store_true", help="print one line of JSON when the cluster is ready")
+    up.add_argument("--workers", type=int, default=2, metavar="N")
+    up.add_argument("--gateways", type=int, default=1, metavar="N")
+    up.add_argument("--model", action="append", metavar="NAME", help="a model to serve; repeat it for several")
+    up.add_argument("--discovery", default="", metavar="URL", help="default: files in the cluster's own folder")
+    up.add_argument("--port", type=int, default=0, metavar="P", help="of the first gateway; default: a free one")
+    up.add_argument("--no-auth", action="store_true", help="take requests without an API key (loopback only)")
+    up.add_argument("--log-level", default="warning", choices=("debug", "info", "warning", "error"))
+    for service in _SERVICES:
+        up.add_argument(
+            f"--{service}-setting",
+            action="append",
+            default=[],
+            type=_setting,
+            metavar="NAME=VALUE",
+            help=f"any setting of every {service}; 'shoal settings {service}' lists them",
+        )
+    up.set_defaults(command=_up)
+
+    predict = commands.add_parser("predict", help="classify image files")
+    predict.add_argument("files", nargs="+", metavar="FILE")
+    _client_options(predict)
+    way = predict.add_mutually_exclusive_group()
+    way.add_argument("--direct", dest="mode", action="store_const", const="direct", help="upload to a worker (default)")
+    way.add_argument("--proxy", dest="mode", action="store_const", const="proxy", help="send through the gateway")
+    predict.add_argument("--model", metavar="NAME")
+    predict.add_argument("--top", type=int, metavar="K", help="how many classes to show")
+    predict.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS")
+    predict.add_argument("--concurrency", type=int, default=8, metavar="N", help="files under way at once")
+    predict.add_argument("--json", action="store_true", help="print one line of JSON for each file")
+    predict.set_defaults(command=_predict, mode="direct")
+
+    status = commands.add_parser("status", help="show the workers, their models and their load")
+    _client_options(status)
+    status.add_argument("--json", action="store_true")
+    status.set_defaults(command=_status)
+
+    keys = commands.add_parser("keys", help="make and remove API keys and ticket keys")
+    verbs = keys.add_subparsers(required=True, metavar="VERB")
+    add = verbs.add_parser("add", help="add an API key and print it, once")
+    add.add_argument("name")
+    add.add_argument("--file", type=Path, required=True, help="the gateways' api_keys file")
+    add.set_defaults(command=_keys_add)
+    remove = verbs.add_parser("remove", help="take an API key back; gateways follow within a second")
+    remove.add_argument("name")
+    remove.add_argument("--file", type=Path, required=True)
+    remove.set_defaults(command=_keys_remove)
+    tickets = verbs.add_parser("tickets", help="make a key that signs tickets")
+    tickets.add_argument("--private", type=Path, required=True, help="for the gateways; kept secret")
+    tickets.add_argument("--public", type=Path, required=True, help="for the workers; new keys are added to it")
+    tickets.set_defaults(command=_keys_tickets)
+
+    settings = commands.add_parser("settings", help="print the effective settings of a service")
+    settings.add_argument("service", choices=_SERVICES)
+    for service in _SERVICES:
+        commands.add_parser(service, help=f"run one {service} ('shoal {service} --help' lists its settings)")
+    return parser
+
+
+def _client_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--gateway",
+        default=os.environ.get("SHOAL_GATEWAY", _DEFAULT_GATEWAY),
+        metavar="URL",
+        help="default: $SHOAL_GATEWAY, or " + _DEFAULT_GATEWAY,
+    )
+    parser.add_argument(
+        "--api-key", default=os.environ.get("SHOAL_API_KEY"), metavar="KEY", help="default: $SHOAL_API_KEY"
+    )
+
+
+def _setting(text: str) -> tuple[str, str]:
+    name, sign, value = text.partition("=")
+    if not sign:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name, value
+
+
+def _complain(text: str, code: int = 1) -> int:
+    sys.stderr.write(f"shoal: {text}\n")
+    return code
+
+
+def _missing(extra: str, module: str) -> str | None:
+    """What to say when the servers' dependencies are not installed; the client comes without them."""
+    return (
+        None if importlib.util.find_spec(module) else f"this needs more than the client: pip install 'shoal[{extra}]'"
+    )
+
+
+def _become(service: str, arguments: list[str]) -> int:
+    """Become the service: it is another program, and the client does not import it."""
+    if problem := _missing(service, "pydantic_settings"):
+        return _complain(problem)
+    return os.execv(sys.executable, [sys.executable, "-m", service, *arguments])  # noqa: S606
+
+
+def _settings(service: str, arguments: list[str]) -> int:
+    if problem := _missing(service, "pydantic_settings"):
+        return _complain(problem)
+    from shoal.settings import GatewaySettings, InvalidSettings, WorkerSettings
+
+    kind = GatewaySettings if service == "gateway" else WorkerSettings
+    try:
+        effective = kind.load(arguments).effective()
+    except InvalidSettings as error:
+        for problem in error.problems:
+            _complain(problem)
+        return 2
+    for name, value in effective.items():
+        sys.stdout.write(f"{name} = {json.dumps(value)}\n")
+    return 0
+
+
+def _up(options: argparse.Namespace) -> int:
+    if problem := _missing("cluster", "pydantic_settings") or _missing("cluster", "redis"):
+        return _complain(problem)
+    from shoal import launcher, logs, service
+
+    async def run() -> int:
+        stop = service.Stop()
+        stop.listen()
+        logs.configure(options.log_level, role="launcher")
+        plan = launcher.Plan(
+            workers=options.workers,
+            gateways=options.gateways,
+            models=tuple(options.model or ("lite0",)),
+            discovery=options.discovery,
+            port=options.port,
+            authentication=not options.no_auth,
+            log_level=options.log_level,
+            gateway_settings=dict(options.gateway_setting),
+            worker_settings=dict(options.worker_setting),
+        )
+
+        async def serve() -> None:
+            async with launcher.cluster(plan) as running:
+                document = running.document()
+                line = json.dumps(document, separators=(",", ":")) + "\n"
+                sys.stdout.write(line if options.json else _instructions(document))
+                sys.stdout.flush()
+                await asyncio.Event().wait()
+
+        serving = asyncio.create_task(serve())
+        stopping = asyncio.create_task(stop.requested())
+        await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
+        if not serving.done():
+            serving.cancel()  # still starting, or told to stop: leaving the cluster stops it
+        stopping.cancel()
+        try:
+            await serving
+        except launcher.DidNotStart as error:
+            return _complain(str(error))
+        except asyncio.CancelledError:
+            return 0
+        return 0
+
+    return service.run(run())
+
+
+def _instructions(document: dict[str, Any]) -> str:
+    return (
+        f"{len(document['workers'])} workers and {len(document['gateways'])} gateways serve "
+        f"{', '.join(document['models'])}. In another terminal:\n\n"
+        f"  export SHOAL_GATEWAY={document['gateway']} SHOAL_API_KEY={document['api_key']}\n"
+        "  shoal predict cat.jpg\n\nCtrl-C stops the cluster.\n"
+    )
+
+
+def _predict(options: argparse.Namespace) -> int:
+    mode: Mode = options.mode
+
+    async def run() -> int:
+        failed = 0
+        files = options.files
+        async with AsyncClient(options.gateway, api_key=options.api_key, mode=mode, timeout=options.timeout) as client:
+            with Progress(len(files), sys.stderr) as progress:
+                outcomes = client.predict_many(
+                    [Path(name) for name in files],
+                    model=options.model,
+                    top_k=options.top,
+                    concurrency=min(options.concurrency, len(files)),
+                )
+                async for outcome in outcomes:
+                    failed += outcome.error is not None
+                    progress.advance(_line(files[outcome.number], outcome, as_json=options.json))
+        return 1 if failed else 0
+
+    return asyncio.run(run())
+
+
+class Progress:
+    """A bar on a terminal, nothing elsewhere; results are printed above it."""
+
+    _WIDTH = 30
+
+    def __init__(self, total: int, stream: TextIO) -> None:
+        self._total = total
+        self._done = 0
+        self._stream = stream
+        self._shown = stream.isatty() and total > 1
+
+    def __enter__(self) -> Progress:
+        self._draw()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._clear()
+
+    def advance(self, line: str) -> None:
+        self._done += 1
+        self._clear()
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+        self._draw()
+
+    def _draw(self) -> None:
+        if self._shown:
+            filled = self._WIDTH * self._done // self._total
+            self._stream.write(f"[{'#' * filled:<{self._WIDTH}}] {self._done}/{self._total}")
+            self._stream.flush()
+
+    def _clear(self) -> None:
+        if self._shown:
+            self._stream.write("\r\x1b[K")
+            self._stream.flush()
+
+
+def _line(name: str, outcome: Outcome, *, as_json: bool) -> str:
+    if outcome.error is not None:
+        code = outcome.error.code if isinstance(outcome.error, ShoalError) else "unreadable_file"
+        message = outcome.error.message if isinstance(outcome.error, ShoalError) else str(outcome.error)
+        if as_json:
+            return json.dumps({"file": name, "error": {"code": code, "message": message}})
+        return f"{name}: {code}: {message}"
+    assert outcome.answer is not None
+    if as_json:
+        return json.dumps({"file": name, "path": outcome.answer.path, **outcome.answer.document})
+    return f"{name}: {_summary(outcome.answer)}   ({outcome.answer.path}, {outcome.answer.worker})"
+
+
+def _summary(answer: Answer) -> str:
+    if answer.predictions:
+        return ", ".join(map(str, answer.predictions))
+    embedding = answer.document.get("embedding")
+    if isinstance(embedding, list):
+        return f"{len(embedding)} floats: " + " ".join(f"{value:.4f}" for value in embedding[:5]) + " ..."
+    return "answered"
+
+
+def _status(options: argparse.Namespace) -> int:
+    async def ask() -> dict[str, Any]:
+        async with AsyncClient(options.gateway, api_key=options.api_key, timeout=10) as client:
+            return await client.status()
+
+    document = asyncio.run(ask())
+    if options.json:
+        sys.stdout.write(json.dumps(document) + "\n")
+        return 0
+    sys.stdout.write(f"{document['gateway']} {document['version']}: {len(document['workers'])} workers\n")
+    row = "{:<16} {:<12} {:<24} {:<10} {:>6} {:>9} {:>9}\n"
+    sys.stdout.write(row.format("WORKER", "STATE", "MODEL", "STATUS", "QUEUE", "CAPACITY", "MS/IMAGE"))
+    for worker in document["workers"]:
+        models: dict[str, dict[str, Any]] = worker["models"] or {"-": {}}
+        for key, load in models.items():
+            sys.stdout.write(
+                row.format(
+                    worker["name"],
+                    worker["state"],
+                    key,
+                    load.get("status", "-"),
+                    load.get("queue_depth", 0),
+                    load.get("capacity", 0),
+                    f"{1000 * load.get('seconds_per_image', 0.0):.1f}",
+                )
+            )
+    return 0
+
+
+def _keys_add(options: argparse.Namespace) -> int:
+    from shoal import keys
+
+    try:
+        key = keys.add(options.file, options.name)
+    except ValueError as error:
+        return _complain(str(error))
+    sys.stdout.write(key + "\n")
+    return 0
+
+
+def _keys_remove(options: argparse.Namespace) -> int:
+    from shoal import keys
+
+    try:
+        keys.remove(options.file, options.name)
+    except ValueError as error:
+        return _complain(str(error))
+    return 0
+
+
+def _keys_tickets(options: argparse.Namespace) -> int:
+    if problem := _missing("gateway", "jwt"):
+        return _complain(problem)
+    from shoal import tickets
+
+    try:
+        kid = tickets.generate(options.private, options.public)
+    except (ValueError, KeyError) as error:
+        return _complain(f"{options.public} is not a set of ticket keys: {error}")
+    sys.stdout.write(f"{kid}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

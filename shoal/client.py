@@ -1,0 +1,412 @@
+"""The SDK: ask a gateway where to, upload the image straight to that worker, and get the answer.
+
+One implementation, ``AsyncClient``; ``Client`` runs it on a thread of its own for code that is not async.
+Only the standard library and aiohttp are needed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import queue
+import threading
+import time
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Literal, Self, TypeVar
+
+import aiohttp
+
+from shoal.answers import Answer, Outcome
+from shoal.errors import ConnectionFailed, DeadlineExceeded, NoWorker, QueueFull, ShoalError, from_body
+
+Image = bytes | str | Path | IO[bytes]
+Mode = Literal["direct", "proxy"]
+T = TypeVar("T")
+
+_MOST_USES = 16
+_MOST_UPLOADS = 2  # workers that may see a complete upload of one image
+_EXPIRY_MARGIN = 2.0
+_CONNECT_SECONDS = 3.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
+
+
+@dataclass
+class _Grant:
+    """A lookup's answer: leave to upload ``uses`` more images to one worker until ``expires`` (monotonic)."""
+
+    url: str
+    ticket: str
+    incarnation: str
+    uses: int
+    expires: float
+
+
+class _Grants:
+    """The grants in hand for one model. Callers that wait together share one lookup."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.waiting = 0
+        self.current: _Grant | None = None
+
+    def take(self, excluded: set[str]) -> _Grant | None:
+        grant = self.current
+        if grant is None or grant.uses < 1 or grant.expires < time.monotonic() or grant.incarnation in excluded:
+            return None
+        grant.uses -= 1
+        return grant
+
+
+class AsyncClient:
+    """Predictions from a Shoal cluster.
+
+    ``gateway`` is one URL, or several separated by commas: the next one is asked when one does not answer.
+    ``mode`` is ``direct`` (upload straight to a worker, fall back to the proxy) or ``proxy`` (always through
+    the gateway). ``timeout`` is the deadline of a whole call in seconds, retries included.
+    """
+
+    def __init__(
+        self, gateway: str, *, api_key: str | None = None, mode: Mode = "direct", timeout: float = 30.0
+    ) -> None:
+        self._gateways = [url.strip().rstrip("/") for url in gateway.split(",") if url.strip()]
+        if not self._gateways:
+            raise ValueError("gateway is the URL of at least one gateway")
+        if mode not in ("direct", "proxy"):
+            raise ValueError(f"mode is 'direct' or 'proxy', not {mode!r}")
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._mode: Mode = mode
+        self._timeout = timeout
+        self._session: aiohttp.ClientSession | None = None
+        self._grants: dict[tuple[str | None, str | None], _Grants] = {}
+
+    def __repr__(self) -> str:
+        return f"<AsyncClient of {', '.join(self._gateways)}, {self._mode}>"
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30), cookie_jar=aiohttp.DummyCookieJar()
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def predict(
+        self,
+        image: Image,
+        *,
+        model: str | None = None,
+        version: str | None = None,
+        top_k: int | None = None,
+        timeout: float | None = None,
+    ) -> Answer:
+        """The model's answer for ``image``: encoded bytes, the path of a file, or an open binary file.
+
+        Raises the ``ShoalError`` that describes what went wrong, ``DeadlineExceeded`` after ``timeout`` seconds,
+        or ``OSError`` when the file cannot be read.
+        """
+        body = await _read(image)
+        call = _Call(
+            body=body,
+            model=model,
+            version=version,
+            options={} if top_k is None else {"top_k": str(top_k)},
+            deadline=time.monotonic() + (self._timeout if timeout is None else timeout),
+        )
+        try:
+            async with asyncio.timeout(max(0.0, call.deadline - time.monotonic())):
+                return await self._predict(call)
+        except TimeoutError:
+            raise DeadlineExceeded(call.summary()) from None
+
+    async def predict_many(
+        self,
+        images: Iterable[Image],
+        *,
+        model: str | None = None,
+        version: str | None = None,
+        top_k: int | None = None,
+        timeout: float | None = None,
+        concurrency: int = 8,
+    ) -> AsyncIterator[Outcome]:
+        """The outcome of every image, as they come; at most ``concurrency`` are under way at once."""
+        numbered = enumerate(images)
+        done: asyncio.Queue[Outcome | None] = asyncio.Queue(concurrency)
+
+        async def work() -> None:
+            for number, image in numbered:
+                try:
+                    answer = await self.predict(image, model=model, version=version, top_k=top_k, timeout=timeout)
+                    outcome = Outcome(number, image, answer=answer)
+                except (ShoalError, OSError) as error:
+                    outcome = Outcome(number, image, error=error)
+                await done.put(outcome)
+
+        async def all_work() -> None:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(concurrency):
+                    group.create_task(work())
+            await done.put(None)
+
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(all_work())
+            try:
+                while (outcome := await done.get()) is not None:
+                    yield outcome
+            finally:
+                task.cancel()
+
+    async def status(self) -> dict[str, Any]:
+        """Every worker that the gateway knows, with its state and load."""
+        async with asyncio.timeout(self._timeout):
+            document: dict[str, Any] = await self._ask("/status", {})
+            return document
+
+    # The life of a call
+
+    async def _predict(self, call: _Call) -> Answer:
+        pause = _FIRST_PAUSE
+        while True:
+            direct = self._mode == "direct" and call.direct_tries < _MOST_UPLOADS
+            try:
+                return await (self._direct(call) if direct else self._proxied(call))
+            except ShoalError as error:
+                if not error.retryable:
+                    raise
+                call.failure = error
+            if call.uploads >= _MOST_UPLOADS:
+                raise call.failure
+            wait = pause if call.failure.retry_after is None else call.failure.retry_after
+            if isinstance(call.failure, QueueFull) or not direct:
+                if wait > call.deadline - time.monotonic():
+                    raise call.failure
+                await asyncio.sleep(wait)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def _direct(self, call: _Call) -> Answer:
+        try:
+            grant = await self._grant(call)
+        except NoWorker:
+            call.direct_tries = _MOST_UPLOADS  # nobody that we could reach: the gateway may reach somebody
+            raise
+        call.direct_tries += 1
+        try:
+            document = await self._post(grant.url, call, {"Authorization": f"Bearer {grant.ticket}"}, call.options)
+        except ShoalError as error:
+            if error.retryable:
+                call.excluded.add(grant.incarnation)
+                self._grants[call.model, call.version].current = None
+            if isinstance(error, QueueFull):
+                call.direct_tries -= 1
+            raise
+        return Answer.of(document, "direct")
+
+    async def _grant(self, call: _Call) -> _Grant:
+        grants = self._grants.setdefault((call.model, call.version), _Grants())
+        grants.waiting += 1
+        try:
+            async with grants.lock:
+                grant = grants.take(call.excluded)
+                if grant is None:
+                    grants.current = await self._lookup(call, min(grants.waiting, _MOST_USES))
+                    grant = grants.take(set())
+                    assert grant is not None
+                return grant
+        finally:
+            grants.waiting -= 1
+
+    async def _lookup(self, call: _Call, uses: int) -> _Grant:
+        query = {"n": str(uses)} | call.model_query()
+        if call.excluded:
+            query["exclude"] = ",".join(sorted(call.excluded))
+        answer = await self._ask("/lookup", query)
+        expires = time.monotonic() + max(0.5, float(answer["expires_in"]) - _EXPIRY_MARGIN)
+        return _Grant(answer["url"], answer["ticket"], answer["incarnation"], int(answer["uses"]), expires)
+
+    async def _proxied(self, call: _Call) -> Answer:
+        headers = self._headers | {"Shoal-Uploads": str(call.uploads)}
+        path = "/predict"
+        failure: ShoalError = ConnectionFailed()
+        for gateway in self._in_turn():
+            try:
+                document = await self._post(f"{gateway}{path}", call, headers, call.model_query() | call.options)
+                return Answer.of(document, "proxy")
+            except ConnectionFailed as error:
+                self._skip(gateway)
+                failure = error
+                if call.uploads >= _MOST_UPLOADS:
+                    break
+        raise failure
+
+    async def _post(self, url: str, call: _Call, headers: dict[str, str], query: dict[str, str]) -> Any:
+        assert self._session is not None, "use the client as a context manager"
+        remaining = max(1, int((call.deadline - time.monotonic()) * 1000))
+        headers = headers | {"Content-Type": "application/octet-stream", "Shoal-Timeout-Ms": str(remaining)}
+        try:
+            async with self._session.post(
+                url, data=call.body, params=query, headers=headers, timeout=_no_timeout()
+            ) as response:
+                return await _document(response)
+        except aiohttp.ClientConnectorError as error:
+            raise ConnectionFailed(str(error)) from error
+        except (aiohttp.ClientError, OSError) as error:
+            if isinstance(error, TimeoutError):
+                raise ConnectionFailed("no connection in time") from error
+            call.uploads += 1
+            raise ConnectionFailed(str(error) or type(error).__name__) from error
+
+    async def _ask(self, path: str, query: dict[str, str]) -> Any:
+        """GET from the first gateway that answers."""
+        assert self._session is not None, "use the client as a context manager"
+        failure: ShoalError = ConnectionFailed()
+        for gateway in self._in_turn():
+            try:
+                async with self._session.get(
+                    f"{gateway}{path}", params=query, headers=self._headers, timeout=_no_timeout()
+                ) as response:
+                    return await _document(response)
+            except (aiohttp.ClientError, OSError) as error:
+                self._skip(gateway)
+                failure = ConnectionFailed(str(error) or type(error).__name__)
+        raise failure
+
+    def _in_turn(self) -> Sequence[str]:
+        return tuple(self._gateways)
+
+    def _skip(self, gateway: str) -> None:
+        """Ask this gateway last from now on."""
+        if len(self._gateways) > 1 and self._gateways[0] == gateway:
+            self._gateways = [*self._gateways[1:], gateway]
+
+
+class _Call:
+    """One image on its way, and what has been tried."""
+
+    def __init__(
+        self, *, body: bytes, model: str | None, version: str | None, options: dict[str, str], deadline: float
+    ) -> None:
+        self.body = body
+        self.model = model
+        self.version = version
+        self.options = options
+        self.deadline = deadline
+        self.direct_tries = 0
+        self.uploads = 0
+        self.excluded: set[str] = set()
+        self.failure: ShoalError = ConnectionFailed()
+
+    def model_query(self) -> dict[str, str]:
+        wanted = {"model": self.model, "version": self.version}
+        return {name: value for name, value in wanted.items() if value is not None}
+
+    def summary(self) -> str:
+        tried = f" The last failure: {self.failure.message}" if self.direct_tries or self.uploads else ""
+        return f"No answer before the deadline.{tried}"
+
+
+def _no_timeout() -> aiohttp.ClientTimeout:
+    """The call's own deadline ends everything; only a connection attempt is cut shorter."""
+    return aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS)
+
+
+async def _document(response: aiohttp.ClientResponse) -> Any:
+    """The JSON of a good answer. Raises the error that a bad one describes."""
+    text = await response.read()
+    try:
+        document = json.loads(text)
+    except ValueError:
+        document = None
+    if response.status == 200 and document is not None:
+        return document
+    after = response.headers.get("Retry-After", "")
+    raise from_body(document, status=response.status, retry_after=float(after) if after.isdigit() else None)
+
+
+async def _read(image: Image) -> bytes:
+    if isinstance(image, bytes | bytearray | memoryview):
+        return bytes(image)
+    if isinstance(image, str | Path):
+        return await asyncio.to_thread(Path(image).read_bytes)
+    return await asyncio.to_thread(image.read)
+
+
+class Client:
+    """``AsyncClient`` for code that is not async: the same arguments, methods and errors.
+
+    Safe to share between threads. Use it as a context manager, or call ``close``.
+    """
+
+    def __init__(
+        self, gateway: str, *, api_key: str | None = None, mode: Mode = "direct", timeout: float = 30.0
+    ) -> None:
+        self._client = AsyncClient(gateway, api_key=api_key, mode=mode, timeout=timeout)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    def __repr__(self) -> str:
+        return repr(self._client).replace("AsyncClient", "Client", 1)
+
+    def __enter__(self) -> Self:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="shoal-client", daemon=True)
+        self._thread.start()
+        self._wait(self._client.__aenter__())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close every connection. A closed client can be entered again."""
+        if self._loop is None or self._thread is None:
+            return
+        self._wait(self._client.__aexit__(None, None, None))
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        self._loop = self._thread = None
+
+    def predict(self, image: Image, **options: Any) -> Answer:
+        """As ``AsyncClient.predict``."""
+        return self._wait(self._client.predict(image, **options))
+
+    def predict_many(self, images: Iterable[Image], **options: Any) -> Iterator[Outcome]:
+        """As ``AsyncClient.predict_many``."""
+        outcomes: queue.SimpleQueue[Outcome | None] = queue.SimpleQueue()
+
+        async def pump() -> None:
+            try:
+                async for outcome in self._client.predict_many(images, **options):
+                    outcomes.put(outcome)
+            finally:
+                outcomes.put(None)
+
+        future = self._submit(pump())
+        try:
+            while (outcome := outcomes.get()) is not None:
+                yield outcome
+            future.result()
+        finally:
+            future.cancel()
+
+    def status(self) -> dict[str, Any]:
+        """As ``AsyncClient.status``."""
+        return self._wait(self._client.status())
+
+    def _submit(self, work: Coroutine[Any, Any, T]) -> Any:
+        if self._loop is None:
+            work.close()
+            raise RuntimeError("use the client as a context manager")
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        result: T = self._submit(work).result()
+        return result

@@ -1,0 +1,303 @@
+"""The one error tree: raised on a server, rendered once by its middleware, raised again by the SDK.
+
+::
+
+    ShoalError                       500 internal
+    ├── InvalidRequest               400 invalid_request
+    │   ├── MissingImage             400 missing_image
+    │   ├── EmptyBody                400 empty_body
+    │   ├── InvalidOption            400 invalid_option
+    │   └── WrongTask                400 wrong_task
+    ├── Unauthorized                 401 unauthorized
+    │   ├── MissingKey               401 missing_key
+    │   ├── InvalidKey               401 invalid_key
+    │   ├── MissingTicket            401 missing_ticket
+    │   ├── InvalidTicket            401 invalid_ticket
+    │   ├── ExpiredTicket            401 expired_ticket      retryable
+    │   └── SpentTicket              401 spent_ticket        retryable
+    ├── UnknownPath                  404 unknown_path
+    ├── UnknownModel                 404 unknown_model
+    ├── MethodNotAllowed             405 method_not_allowed
+    ├── UploadTimeout                408 upload_timeout
+    ├── BodyTooLarge                 413 body_too_large
+    ├── UnsupportedImage             415 unsupported_image
+    ├── WrongWorker                  421 wrong_worker        retryable
+    ├── InvalidImage                 422 invalid_image
+    │   └── TooManyPixels            422 too_many_pixels
+    ├── QueueFull                    429 queue_full          retryable
+    ├── ModelFailed                  500 model_failed
+    ├── ModelCrashed                 500 model_crashed
+    ├── BadGateway                   502 bad_gateway         retryable
+    ├── Unavailable                  503 unavailable         retryable
+    │   ├── NotReady                 503 not_ready           retryable
+    │   ├── Draining                 503 draining            retryable
+    │   └── NoWorker                 503 no_worker           retryable
+    ├── DeadlineExceeded             504 deadline_exceeded
+    └── ConnectionFailed             (client side) connection_failed  retryable
+
+``retryable`` means that the same request may succeed if it is sent again, to another worker or after
+``retry_after`` seconds. A ``code`` never changes its meaning and is never reused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+__all__ = [
+    "BadGateway",
+    "BodyTooLarge",
+    "ConnectionFailed",
+    "DeadlineExceeded",
+    "Draining",
+    "EmptyBody",
+    "ExpiredTicket",
+    "InvalidImage",
+    "InvalidKey",
+    "InvalidOption",
+    "InvalidRequest",
+    "InvalidTicket",
+    "MethodNotAllowed",
+    "MissingImage",
+    "MissingKey",
+    "MissingTicket",
+    "ModelCrashed",
+    "ModelFailed",
+    "NoWorker",
+    "NotReady",
+    "QueueFull",
+    "ShoalError",
+    "SpentTicket",
+    "TooManyPixels",
+    "Unauthorized",
+    "Unavailable",
+    "UnknownModel",
+    "UnknownPath",
+    "UnsupportedImage",
+    "UploadTimeout",
+    "WrongTask",
+    "WrongWorker",
+    "from_body",
+    "from_code",
+]
+
+
+class ShoalError(Exception):
+    """Something a caller can act on: a stable ``code``, an HTTP ``status`` and whether to retry.
+
+    ``retry_after`` is in seconds and only set where a wait is known to help.
+    ``request_id`` is set on the client, from the answer.
+    """
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal"
+    retryable: ClassVar[bool] = False
+    summary: ClassVar[str] = "Internal error."
+
+    def __init__(
+        self, message: str | None = None, *, retry_after: float | None = None, request_id: str | None = None
+    ) -> None:
+        self.message = message or self.summary
+        self.retry_after = retry_after
+        self.request_id = request_id
+        super().__init__(self.message)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.status} {self.code}: {self.message}>"
+
+    def body(self, request_id: str) -> dict[str, Any]:
+        """The JSON body of the answer. ``success`` is there for clients of the origin systems."""
+        return {
+            "success": False,
+            "error": {
+                "code": self.code,
+                "message": self.message,
+                "request_id": request_id,
+                "retryable": self.retryable,
+            },
+        }
+
+
+class InvalidRequest(ShoalError):
+    status, code = 400, "invalid_request"
+    summary = "The request is malformed."
+
+
+class MissingImage(InvalidRequest):
+    code = "missing_image"
+    summary = "The form has no file field named 'image' or 'data'."
+
+
+class EmptyBody(InvalidRequest):
+    code = "empty_body"
+    summary = "The image is empty: send its bytes as the body, or as the form field 'image'."
+
+
+class InvalidOption(InvalidRequest):
+    code = "invalid_option"
+    summary = "A query parameter has a value that is not allowed."
+
+
+class WrongTask(InvalidRequest):
+    code = "wrong_task"
+    summary = "This path answers classifications only, and the model does something else."
+
+
+class Unauthorized(ShoalError):
+    status, code = 401, "unauthorized"
+    summary = "Not authenticated."
+
+
+class MissingKey(Unauthorized):
+    code = "missing_key"
+    summary = "No API key: send 'Authorization: Bearer KEY'."
+
+
+class InvalidKey(Unauthorized):
+    code = "invalid_key"
+    summary = "This API key is not known here."
+
+
+class MissingTicket(Unauthorized):
+    code = "missing_ticket"
+    summary = "No ticket: ask the gateway's /lookup for one."
+
+
+class InvalidTicket(Unauthorized):
+    code = "invalid_ticket"
+    summary = "The ticket was altered, or was signed by a key that this worker does not know."
+
+
+class ExpiredTicket(Unauthorized):
+    code, retryable = "expired_ticket", True
+    summary = "The ticket has expired: look up again."
+
+
+class SpentTicket(Unauthorized):
+    code, retryable = "spent_ticket", True
+    summary = "Every use of the ticket is spent: look up again."
+
+
+class UnknownPath(ShoalError):
+    status, code = 404, "unknown_path"
+    summary = "There is nothing at this path."
+
+
+class UnknownModel(ShoalError):
+    status, code = 404, "unknown_model"
+    summary = "No such model is served here."
+
+
+class MethodNotAllowed(ShoalError):
+    status, code = 405, "method_not_allowed"
+    summary = "This path does not take this method."
+
+
+class UploadTimeout(ShoalError):
+    status, code = 408, "upload_timeout"
+    summary = "The body did not arrive in time."
+
+
+class BodyTooLarge(ShoalError):
+    status, code = 413, "body_too_large"
+    summary = "The body is larger than is accepted here."
+
+
+class UnsupportedImage(ShoalError):
+    status, code = 415, "unsupported_image"
+    summary = "Not an image of a supported format (JPEG, PNG, WebP, GIF, BMP, TIFF)."
+
+
+class WrongWorker(ShoalError):
+    status, code, retryable = 421, "wrong_worker", True
+    summary = "The ticket is for another worker, or for an earlier run of this one: look up again."
+
+
+class InvalidImage(ShoalError):
+    status, code = 422, "invalid_image"
+    summary = "The image does not decode: it is damaged or cut short."
+
+
+class TooManyPixels(InvalidImage):
+    code = "too_many_pixels"
+    summary = "The image has more pixels than are accepted here."
+
+
+class QueueFull(ShoalError):
+    status, code, retryable = 429, "queue_full", True
+    summary = "The queue is full."
+
+
+class ModelFailed(ShoalError):
+    code = "model_failed"
+    summary = "The model raised an error on this image."
+
+
+class ModelCrashed(ShoalError):
+    code = "model_crashed"
+    summary = "The model process died each time it executed this image."
+
+
+class BadGateway(ShoalError):
+    status, code, retryable = 502, "bad_gateway", True
+    summary = "The worker did not answer properly."
+
+
+class Unavailable(ShoalError):
+    status, code, retryable = 503, "unavailable", True
+    summary = "Not available now."
+
+
+class NotReady(Unavailable):
+    code = "not_ready"
+    summary = "The model is not ready yet."
+
+
+class Draining(Unavailable):
+    code = "draining"
+    summary = "This worker is draining and takes no new requests."
+
+
+class NoWorker(Unavailable):
+    code = "no_worker"
+    summary = "No worker is ready for this model."
+
+
+class DeadlineExceeded(ShoalError):
+    status, code = 504, "deadline_exceeded"
+    summary = "The deadline passed before there was an answer."
+
+
+class ConnectionFailed(ShoalError):
+    """Client side only: no answer came, so it has no HTTP status of its own."""
+
+    status, code, retryable = 0, "connection_failed", True
+    summary = "The connection failed before an answer came."
+
+
+def _tree(root: type[ShoalError]) -> Iterator[type[ShoalError]]:
+    yield root
+    for child in root.__subclasses__():
+        yield from _tree(child)
+
+
+def from_code(code: str, message: str, **kwargs: Any) -> ShoalError:
+    """The error of that ``code``; an unknown code (a newer server's) becomes a plain ``ShoalError``."""
+    for cls in _tree(ShoalError):
+        if cls.code == code:
+            return cls(message, **kwargs)
+    return ShoalError(f"{code}: {message}", **kwargs)
+
+
+def from_body(body: object, *, status: int, retry_after: float | None = None) -> ShoalError:
+    """The error that an answer's JSON ``body`` describes; anything unreadable is a ``BadGateway``."""
+    error = body.get("error") if isinstance(body, Mapping) else None
+    if not isinstance(error, Mapping) or not isinstance(error.get("code"), str):
+        return BadGateway(f"HTTP {status} without a readable error.", retry_after=retry_after)
+    request_id = error.get("request_id")
+    return from_code(
+        error["code"],
+        str(error.get("message", "")),
+        retry_after=retry_after,
+        request_id=request_id if isinstance(request_id, str) else None,
+    )

@@ -1,0 +1,246 @@
+"""What a gateway and a front do alike with HTTP: request ids, errors as JSON, one log line, bounded bodies."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
+from typing import Any
+
+from aiohttp import BodyPartReader, web
+from aiohttp.http_exceptions import BadHttpMessage
+
+from shoal.errors import (
+    BodyTooLarge,
+    EmptyBody,
+    InvalidOption,
+    InvalidRequest,
+    MethodNotAllowed,
+    MissingImage,
+    ShoalError,
+    UnknownPath,
+    UploadTimeout,
+)
+from shoal.logs import request_id as current_request_id
+from shoal.metrics import HttpMetrics
+
+log = logging.getLogger("shoal.access")
+
+REQUEST_ID = "X-Request-ID"
+TIMEOUT_MS = "Shoal-Timeout-Ms"
+LOAD = "Shoal-Load"
+UPLOADS = "Shoal-Uploads"
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_PROBES = ("/livez", "/readyz", "/load", "/metrics")
+_FIELDS = ("image", "data")  # the two origin systems' names
+_MAX_PARTS = 16
+_CHUNK = 64 * 1024
+
+# What a handler adds to the log line and the metrics of its request.
+MODEL = web.RequestKey("model", str)
+SUBJECT = web.RequestKey("subject", str)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def dumps(document: object) -> str:
+    return json.dumps(document, separators=(",", ":"), ensure_ascii=False)
+
+
+def json_response(document: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    return web.Response(text=dumps(document), status=status, headers=headers, content_type="application/json")
+
+
+def error_response(error: ShoalError, request_id: str) -> web.Response:
+    """The one place where an error becomes an answer."""
+    headers = {}
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(max(1, round(error.retry_after)))
+    elif error.status == HTTPStatus.SERVICE_UNAVAILABLE:
+        headers["Retry-After"] = "1"
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
+    return json_response(error.body(request_id), status=error.status, headers=headers)
+
+
+def _translate(error: web.HTTPException) -> ShoalError:
+    match error.status:
+        case HTTPStatus.NOT_FOUND:
+            return UnknownPath()
+        case HTTPStatus.METHOD_NOT_ALLOWED:
+            return MethodNotAllowed()
+        case HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+            return BodyTooLarge()
+        case _:
+            return InvalidRequest(error.reason)
+
+
+def middleware(metrics: HttpMetrics, is_draining: Callable[[], bool]) -> Any:
+    """Request id, error rendering, access log and request metrics, around every handler."""
+
+    @web.middleware
+    async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
+        given = request.headers.get(REQUEST_ID, "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        token = current_request_id.set(request_id)
+        started = time.perf_counter()
+        metrics.in_progress.inc()
+        code, status = "client_closed", 499
+        try:
+            response = await _answer(request, handler, request_id)
+            code, status = response.headers.get("Shoal-Code", "ok"), response.status
+            if not response.prepared:
+                response.headers[REQUEST_ID] = request_id
+                if is_draining():
+                    response.force_close()
+            return response
+        finally:
+            seconds = time.perf_counter() - started
+            resource = request.match_info.route.resource
+            path = resource.canonical if resource else "other"
+            metrics.in_progress.dec()
+            metrics.requests.labels(path, request.get(MODEL, ""), code).inc()
+            metrics.duration.labels(path).observe(seconds)
+            log.log(
+                logging.DEBUG if path in _PROBES else logging.INFO,
+                "request",
+                extra={
+                    "method": request.method,
+                    "path": request.path,  # never the query: it may hold a ticket
+                    "status": status,
+                    "code": code,
+                    "ms": round(seconds * 1000, 2),
+                    "bytes": request.content_length,
+                    "model": request.get(MODEL, ""),
+                    "subject": request.get(SUBJECT, ""),
+                },
+            )
+            current_request_id.reset(token)
+
+    return around
+
+
+async def _answer(request: web.Request, handler: Handler, request_id: str) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except ShoalError as error:
+        failure = error
+    except web.HTTPException as error:
+        if error.status < HTTPStatus.BAD_REQUEST:
+            raise
+        failure = _translate(error)
+    except (BadHttpMessage, web.RequestPayloadError) as error:
+        failure = InvalidRequest(f"The body is malformed: {type(error).__name__}.")
+    except Exception:
+        logging.getLogger(__name__).exception("unexpected error")
+        failure = ShoalError()
+    response = error_response(failure, request_id)
+    response.headers["Shoal-Code"] = failure.code
+    if not request.content.is_eof():
+        response.force_close()
+    return response
+
+
+def bearer(request: web.Request, *, header: str = "", parameter: str = "") -> str | None:
+    """The credential of a request: the named query parameter, else ``Authorization: Bearer``, else the header."""
+    if parameter and request.query.get(parameter):
+        return request.query[parameter]  # a client that followed a redirect may still send its API key
+    scheme, _, credential = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and credential.strip():
+        return credential.strip()
+    return (header and request.headers.get(header)) or None
+
+
+def timeout_of(request: web.Request, default: float) -> float:
+    """Seconds that the caller will wait. Raises ``InvalidOption``."""
+    text = request.headers.get(TIMEOUT_MS)
+    if text is None:
+        return default
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) <= 86_400_000:
+        raise InvalidOption(f"{TIMEOUT_MS} is a whole number of milliseconds, 1 to 86400000.")
+    return int(text) / 1000
+
+
+def whole_number(request: web.Request, name: str, *, default: int, most: int) -> int:
+    """The query parameter ``name``, from 1 to ``most``. Raises ``InvalidOption``."""
+    text = request.query.get(name)
+    if text is None:
+        return default
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= most:
+        raise InvalidOption(f"{name} is a whole number from 1 to {most}.")
+    return int(text)
+
+
+def check_length(request: web.Request, limit: int) -> None:
+    """Refuse a body by what its head says, before a byte of it is read. Raises ``BodyTooLarge``."""
+    if request.content_length is not None and request.content_length > limit:
+        raise BodyTooLarge(f"The body has {request.content_length} bytes; {limit} are accepted here.")
+
+
+def welcome_body(request: web.Request) -> None:
+    """Tell a client that asked first (``Expect: 100-continue``) to send its body."""
+    if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
+async def expect_nothing_yet(_: web.Request) -> None:
+    """Leave ``Expect: 100-continue`` to the handler, which asks for the body only when it wants it."""
+
+
+async def read_image(request: web.Request, limit: int, timeout: float) -> bytes:
+    """The image of a request: its raw body, or the form's file field ``image`` or ``data``.
+
+    Raises ``BodyTooLarge``, ``EmptyBody``, ``MissingImage``, ``UploadTimeout`` or ``InvalidRequest``.
+    """
+    check_length(request, limit)
+    welcome_body(request)
+    try:
+        async with asyncio.timeout(timeout):
+            if request.content_type.startswith("multipart/"):
+                image = await _form_image(request, limit)
+            else:
+                image = await _collect(request.content.iter_any(), limit)
+    except TimeoutError:
+        raise UploadTimeout(f"The body did not arrive within {timeout:g} s.") from None
+    if not image:
+        raise EmptyBody
+    return image
+
+
+async def _collect(chunks: Any, limit: int) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    async for chunk in chunks:
+        size += len(chunk)
+        if size > limit:
+            raise BodyTooLarge(f"The body has more than {limit} bytes.")
+        parts.append(chunk)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def _form_image(request: web.Request, limit: int) -> bytes:
+    try:
+        form = await request.multipart()
+        for _ in range(_MAX_PARTS):
+            part = await form.next()
+            if part is None:
+                break
+            if isinstance(part, BodyPartReader) and part.name in _FIELDS:
+                return await _collect(_chunks(part), limit)
+            if not isinstance(part, BodyPartReader):
+                raise InvalidRequest("A form inside a form is not accepted.")
+            await _collect(_chunks(part), limit)
+    except (ValueError, AssertionError, RuntimeError, EOFError) as error:
+        raise InvalidRequest("The form is malformed.") from error
+    raise MissingImage
+
+
+async def _chunks(part: BodyPartReader) -> Any:
+    while chunk := await part.read_chunk(_CHUNK):
+        yield chunk

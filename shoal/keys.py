@@ -1,0 +1,110 @@
+"""API keys: who may call a gateway. The file holds only their hashes, and is followed while the gateway runs.
+
+The file has a line for each key, ``NAME sha256:HEX``; a key is 32 random bytes, so a plain hash is enough.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import secrets
+import time
+from pathlib import Path
+
+from shoal.errors import InvalidKey, MissingKey
+from shoal.files import write_whole
+
+log = logging.getLogger(__name__)
+
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_LINE = re.compile(rf"({_NAME.pattern})\s+sha256:([0-9a-f]{{64}})")
+_PREFIX = "shoal_"
+
+
+class InvalidKeyFile(ValueError):
+    """The key file has a line that is not a key."""
+
+
+def parse(text: str) -> dict[str, str]:
+    """Hash → name. Raises ``InvalidKeyFile`` with the numbers of all bad lines."""
+    keys: dict[str, str] = {}
+    bad = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        stripped = line.strip()
+        if not stripped or stripped.startswith("#"):
+            continue
+        match = _LINE.fullmatch(stripped)
+        if match:
+            keys[match[2]] = match[1]
+        else:
+            bad.append(str(number))
+    if bad:
+        raise InvalidKeyFile(f"not 'NAME sha256:HEX' in line {', '.join(bad)}")
+    return keys
+
+
+def _digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def add(path: Path, name: str) -> str:
+    """Add a new key for ``name`` to the file and return it: it is never shown again."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"a key's name is 1 to 64 letters, digits, '.', '_' or '-', not {name!r}")
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    if name in parse(text).values():
+        raise ValueError(f"there is a key named {name!r} already")
+    key = _PREFIX + secrets.token_urlsafe(32)
+    write_whole(path, f"{text}{name} sha256:{_digest(key)}\n", mode=0o600)
+    return key
+
+
+def remove(path: Path, name: str) -> None:
+    """Take the key of ``name`` back. Raises ``ValueError`` when there is none."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if line.split(maxsplit=1)[:1] != [name]]
+    if len(kept) == len(lines):
+        raise ValueError(f"there is no key named {name!r}")
+    write_whole(path, "".join(kept), mode=0o600)
+
+
+class KeyRing:
+    """The API keys in force. A change of the file counts within a second; a broken file changes nothing."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stamp = self._look()
+        self._checked = time.monotonic()
+        self._keys = parse(path.read_text(encoding="utf-8"))
+
+    def __repr__(self) -> str:
+        return f"<KeyRing {len(self._keys)} keys>"
+
+    def _look(self) -> tuple[int, int]:
+        stat = self._path.stat()
+        return stat.st_mtime_ns, stat.st_ino
+
+    def _follow(self) -> None:
+        now = time.monotonic()
+        if now - self._checked < 0.5:
+            return
+        self._checked = now
+        try:
+            stamp = self._look()
+            if stamp != self._stamp:
+                self._stamp = stamp
+                self._keys = parse(self._path.read_text(encoding="utf-8"))
+                log.info("API keys reloaded", extra={"keys": len(self._keys)})
+        except (OSError, ValueError) as error:
+            log.error("API keys not reloaded, the old ones stay", extra={"error": str(error)})
+
+    def authenticate(self, key: str | None) -> str:
+        """The name of the caller. Raises ``MissingKey`` or ``InvalidKey``."""
+        if not key:
+            raise MissingKey
+        self._follow()
+        name = self._keys.get(_digest(key))
+        if name is None:
+            raise InvalidKey
+        return name

@@ -1,0 +1,110 @@
+"""The metric catalogue: every metric that Shoal exports, with its name, labels and meaning, in one place."""
+
+from __future__ import annotations
+
+import os
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+_BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+"""The folder where the processes of one node share their counters; set before the first of them starts."""
+
+
+class HttpMetrics:
+    """What a gateway or a front counts of its requests. ``code`` is ``ok`` or the error's code."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.requests = Counter("shoal_requests", "Requests that ended.", ["path", "model", "code"], registry=registry)
+        self.duration = Histogram(
+            "shoal_request_duration_seconds", "Time to answer.", ["path"], buckets=_SECONDS, registry=registry
+        )
+        self.in_progress = Gauge(
+            "shoal_requests_in_progress", "Requests under way.", registry=registry, multiprocess_mode="livesum"
+        )
+
+
+class GatewayMetrics(HttpMetrics):
+    """A gateway's metrics."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        super().__init__(registry)
+        self.lookups = Counter("shoal_lookups", "Lookups by result.", ["model", "result"], registry=registry)
+        self.bytes = Counter("shoal_gateway_bytes", "Bytes of request bodies.", ["path"], registry=registry)
+        self.retries = Counter(
+            "shoal_proxy_retries", "Proxied requests sent to a second worker.", ["code"], registry=registry
+        )
+        self.workers = Gauge("shoal_directory_workers", "Workers by state.", ["state"], registry=registry)
+
+
+class FrontMetrics(HttpMetrics):
+    """A front's metrics."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        super().__init__(registry)
+        self.stage = Histogram(
+            "shoal_stage_duration_seconds",
+            "Time an image spent in one stage: receive, decode, queue, inference.",
+            ["model", "stage"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.cancelled = Counter(
+            "shoal_cancelled", "Jobs that nobody waited for any more, by where they were.", ["stage"], registry=registry
+        )
+        self.resubmitted = Counter(
+            "shoal_resubmitted", "Jobs submitted again after a loss of Redis.", registry=registry
+        )
+
+
+class ModelMetrics:
+    """A model process's metrics."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.images = Counter("shoal_images", "Images executed.", ["model"], registry=registry)
+        self.batch_size = Histogram(
+            "shoal_batch_size", "Images in one execution.", ["model"], buckets=_BATCHES, registry=registry
+        )
+        self.execution = Histogram(
+            "shoal_execution_duration_seconds", "Time of one execution.", ["model"], buckets=_SECONDS, registry=registry
+        )
+        self.expired = Counter(
+            "shoal_expired", "Jobs dropped before execution: past their deadline.", ["model"], registry=registry
+        )
+        self.failed = Counter("shoal_failed", "Images on which the model raised.", ["model"], registry=registry)
+
+
+class SupervisorMetrics:
+    """A supervisor's metrics."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.deaths = Counter("shoal_process_deaths", "Children that ended unasked.", ["role"], registry=registry)
+        self.reclaimed = Counter(
+            "shoal_reclaimed", "Jobs taken back from dead model processes.", ["model"], registry=registry
+        )
+        self.model_ready = Gauge(
+            "shoal_model_ready",
+            "1 where the model version is ready.",
+            ["model"],
+            registry=registry,
+            multiprocess_mode="livemostrecent",
+        )
+
+
+def bury(pid: int) -> None:
+    """Forget the live gauges of a process that has ended; its counters stay."""
+    if _DIRECTORY in os.environ:
+        mark_process_dead(pid)
+
+
+def exposition(registry: CollectorRegistry) -> bytes:
+    """The text of ``/metrics``: of all processes of the node where they share, else of this one."""
+    if _DIRECTORY in os.environ:
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)
+    return generate_latest(registry)

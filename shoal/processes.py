@@ -1,0 +1,129 @@
+"""Child processes that never outlive their parent, and talk with it in lines of JSON.
+
+A child gets its orders on standard input and reports events on standard output. The open input is also its
+lifeline: end-of-file, or the kernel's parent-death signal, ends it whatever happened to the parent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when the thread that started it ends. Survives exec."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+
+
+class Child:
+    """One started process. ``events`` ends when the process does."""
+
+    def __init__(self, name: str, process: asyncio.subprocess.Process) -> None:
+        self.name = name
+        self._process = process
+
+    def __repr__(self) -> str:
+        code = self._process.returncode
+        return f"<Child {self.name} {self.pid} {'running' if code is None else f'exited {code}'}>"
+
+    @classmethod
+    async def start(
+        cls,
+        name: str,
+        command: Sequence[str],
+        *,
+        orders: Mapping[str, Any] | None = None,
+        environ: Mapping[str, str] | None = None,
+        pass_fds: Sequence[int] = (),
+    ) -> Child:
+        """Start ``command``; ``orders`` is the first line of its standard input."""
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env={**os.environ, **(environ or {})},
+            pass_fds=pass_fds,
+            limit=1 << 24,
+        )
+        child = cls(name, process)
+        if orders is not None:
+            child.send(orders)
+        return child
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.returncode
+
+    def send(self, order: Mapping[str, Any]) -> None:
+        """Write one line to the child. A dead child is no error: whoever waits on it will see."""
+        assert self._process.stdin is not None
+        with suppress(ConnectionError, RuntimeError):
+            self._process.stdin.write(json.dumps(order, separators=(",", ":")).encode() + b"\n")
+
+    async def events(self) -> AsyncIterator[dict[str, Any]]:
+        """The JSON objects that the child prints, until it ends; other output is logged."""
+        assert self._process.stdout is not None
+        async for line in self._process.stdout:
+            try:
+                event = json.loads(line)
+            except ValueError:
+                event = None
+            if isinstance(event, dict):
+                yield event
+            else:
+                log.warning(
+                    "unexpected output", extra={"child": self.name, "line": line[:200].decode(errors="replace")}
+                )
+
+    async def wait(self) -> int:
+        return await self._process.wait()
+
+    def signal(self, number: int) -> None:
+        with suppress(ProcessLookupError):
+            self._process.send_signal(number)
+
+    async def stop(self, timeout: float) -> int:
+        """SIGTERM, and SIGKILL when it has not ended after ``timeout`` seconds."""
+        if self.returncode is None:
+            self.signal(signal.SIGTERM)
+            try:
+                async with asyncio.timeout(timeout):
+                    return await self.wait()
+            except TimeoutError:
+                log.warning("killed: did not stop in time", extra={"child": self.name, "seconds": timeout})
+                self.signal(signal.SIGKILL)
+        return await self.wait()
+
+
+def tell_parent(event: Mapping[str, Any]) -> None:
+    """Print one event for the parent."""
+    sys.stdout.write(json.dumps(event, separators=(",", ":")) + "\n")
+    sys.stdout.flush()
+
+
+def bound(command: Sequence[str]) -> list[str]:
+    """``command`` for a foreign program, started so that it dies with its parent."""
+    return [sys.executable, "-m", "shoal.processes", *command]
+
+
+if __name__ == "__main__":
+    die_with_parent()
+    os.execvp(sys.argv[1], sys.argv[1:])  # noqa: S606

@@ -1,0 +1,191 @@
+"""Every setting of every process, with its default, in one typed place.
+
+Read once, in ``main()``: command line > environment (``SHOAL_GATEWAY_PORT``) > file (``--config``, TOML with a
+table for each service) > the default here. All bad values are reported at once, unknown ones included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tomllib
+from collections.abc import Sequence
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+MIB = 1024 * 1024
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Seconds = Annotated[float, Field(ge=0, le=86400)]
+Count = Annotated[int, Field(ge=1)]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+def _split(value: object) -> object:
+    return [part for part in (p.strip() for p in value.split(",")) if part] if isinstance(value, str) else value
+
+
+def _absolute(value: Path) -> Path:
+    return value.expanduser().absolute()
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+File = Annotated[Path, AfterValidator(_absolute)]
+
+
+class InvalidSettings(ValueError):
+    """All that is wrong with the settings, a line each."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(problems))
+
+
+class Settings(BaseSettings):
+    """What a gateway and a worker have in common."""
+
+    section: ClassVar[str]
+
+    name: str = Field("", description="stable name of this instance; empty: host name and port")
+    zone: str = Field("", description="where it runs; travels with the member")
+    host: str = Field("127.0.0.1", description="address of the public listener")
+    internal_host: str = Field("127.0.0.1", description="address of the internal listener (checks, metrics, gateways)")
+    internal_port: Port = Field(0, description="port of the internal listener; 0: a free one")
+    public_url: str = Field("", description="the URL clients reach the public listener at; empty: host and port")
+    discovery: str = Field("static://", description="consul://HOST:PORT, file:///DIR or static://HOST:PORT,…")
+    discovery_token: SecretStr = Field(SecretStr(""), description="access token for discovery (Consul ACL)")
+    max_body_bytes: Count = Field(20 * MIB, description="largest request body, bytes")
+    request_timeout: Seconds = Field(30.0, description="deadline of a request that names none, seconds")
+    grace: Seconds = Field(20.0, description="wait between leaving discovery and closing the listeners, seconds")
+    drain_timeout: Seconds = Field(30.0, description="longest wait for requests to finish when stopping, seconds")
+    log_level: LogLevel = Field("info", description="debug, info, warning or error")
+    lifeline: bool = Field(False, description="stop at once when standard input closes (set by a parent process)")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return env_settings, init_settings
+
+    @classmethod
+    def load(cls, argv: Sequence[str]) -> Self:
+        """The effective settings. Raises ``InvalidSettings`` with every problem at once."""
+        environ = os.environ
+        prefix = cls.model_config["env_prefix"]
+        before = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        before.add_argument("--config", default=environ.get("SHOAL_CONFIG"))
+        known, rest = before.parse_known_args(list(argv))
+        problems = [
+            f"{key}: there is no such setting"
+            for key in sorted(environ)
+            if key.upper().startswith(prefix) and key.upper().removeprefix(prefix).lower() not in cls.model_fields
+        ]
+        try:
+            table = _table(known.config, cls.section) if known.config else {}
+        except (OSError, tomllib.TOMLDecodeError, ValueError) as error:
+            problems.append(f"{known.config}: {error}")
+            table = {}
+        try:
+            loaded = cls(_cli_parse_args=rest, _cli_prog_name=f"shoal {cls.section}", **table)  # type: ignore[call-arg]
+        except ValidationError as error:
+            problems += [f"{'.'.join(map(str, e['loc'])) or cls.section}: {e['msg']}" for e in error.errors()]
+        if problems:
+            raise InvalidSettings(problems)
+        return loaded
+
+    def effective(self) -> dict[str, Any]:
+        """Every value as JSON-ready data, secrets hidden."""
+        return self.model_dump(mode="json")
+
+
+class GatewaySettings(Settings):
+    """A gateway's settings."""
+
+    section: ClassVar[str] = "gateway"
+    model_config = SettingsConfigDict(
+        env_prefix="SHOAL_GATEWAY_", cli_kebab_case=True, cli_implicit_flags=True, extra="forbid", frozen=True
+    )
+
+    port: Port = Field(8080, description="port of the public listener; 0: a free one")
+    authentication: Literal["required", "off"] = Field("required", description="off: only on a loopback address")
+    api_keys: File | None = Field(None, description="file of hashed API keys (shoal keys add)")
+    ticket_key: File | None = Field(None, description="private key that signs tickets (shoal keys tickets)")
+    ticket_lifetime: Annotated[float, Field(ge=1, le=300)] = Field(15.0, description="of a ticket, seconds")
+    balancer: Literal["least_expected_wait", "round_robin"] = Field("least_expected_wait", description="how to route")
+    poll_interval: Annotated[float, Field(ge=0.05, le=1)] = Field(0.5, description="between load reports, seconds")
+    patience: Seconds = Field(2.0, description="longest wait for a worker to turn up before 503, seconds")
+    replay_body_bytes: Count = Field(8 * MIB, description="largest body that can be sent again, bytes")
+    replay_total_bytes: Count = Field(256 * MIB, description="all such bodies together, bytes")
+
+    @model_validator(mode="after")
+    def _safe(self) -> Self:
+        problems = []
+        if self.authentication == "off" and not is_loopback(self.host):
+            problems.append(f"authentication is off, so host {self.host} is refused: only a loopback address may")
+        if self.authentication == "required" and self.api_keys is None:
+            problems.append("api_keys is missing: make one with 'shoal keys add', or set authentication to off")
+        if self.ticket_key is None:
+            problems.append("ticket_key is missing: make one with 'shoal keys tickets'")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+class WorkerSettings(Settings):
+    """A worker's settings: everything on one node."""
+
+    section: ClassVar[str] = "worker"
+    model_config = SettingsConfigDict(
+        env_prefix="SHOAL_WORKER_", cli_kebab_case=True, cli_implicit_flags=True, extra="forbid", frozen=True
+    )
+
+    port: Port = Field(8601, description="port of the public upload listener; 0: a free one")
+    public: bool = Field(True, description="off: clients never upload here directly, only gateways proxy to it")
+    models: Names = Field(("lite0",), description="models to load, comma-separated: lite0,fake?seconds_per_image=0.01")
+    fronts: Count = Field(1, description="front processes that share the listeners")
+    ticket_keys: File | None = Field(None, description="public keys of the gateways (JWKS); none: only on loopback")
+    redis: str = Field("", description="socket path of a Redis to use; empty: start one")
+    redis_bytes: Count = Field(1024 * MIB, description="memory limit of the Redis that is started, bytes")
+    capacity: Count = Field(512, description="most jobs that may wait or execute, of each model version")
+    capacity_bytes: Count = Field(256 * MIB, description="most bytes of such jobs, of each model version")
+    max_pixels: Count = Field(40_000_000, description="largest image, pixels (width x height) before decoding")
+    decode_threads: Count = Field(2, description="images decoded at once by each front")
+    in_flight: Count = Field(1024, description="most requests that a front holds at once")
+    in_flight_bytes: Count = Field(512 * MIB, description="most bytes of bodies that a front holds at once")
+
+    @model_validator(mode="after")
+    def _safe(self) -> Self:
+        exposed = [h for h in (self.host, self.internal_host) if not is_loopback(h)]
+        if self.ticket_keys is None and exposed:
+            raise ValueError(f"without ticket_keys, {', '.join(exposed)} is refused: only a loopback address may")
+        return self
+
+
+def is_loopback(host: str) -> bool:
+    """Whether ``host`` (a name or an address) can be reached from this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _table(path: str, section: str) -> dict[str, Any]:
+    document = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    strangers = sorted(set(document) - {"gateway", "worker"})
+    if strangers:
+        raise ValueError(f"unknown table {', '.join(strangers)}; there are gateway and worker")
+    table = document.get(section, {})
+    if not isinstance(table, dict):
+        raise ValueError(f"{section} is not a table")
+    return table

@@ -1,0 +1,164 @@
+"""Tickets: the gateway's signed word that a caller may upload to one worker, verified there without a call home.
+
+A ticket is a JSON Web Token signed with Ed25519 (RFC 8037). Gateways hold the private key, workers only the
+public ones, as a JSON Web Key Set, so several keys can be valid while one replaces another.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from shoal.errors import ExpiredTicket, InvalidTicket, WrongWorker
+from shoal.files import write_whole
+
+_ALGORITHM = "EdDSA"
+_CLAIMS = ("aud", "exp", "jti", "sub", "mdl", "max")
+_SKEW_SECONDS = 2.0  # between the clocks of a gateway and a worker
+_CACHED = 1024
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """What a ticket permits: ``uses`` uploads of at most ``max_bytes`` for ``model`` (``name@version``) on the
+    worker incarnation ``audience``, started within ``expires`` (seconds since the epoch). ``uses`` 0 is any
+    number, which only a gateway gets for the requests it proxies."""
+
+    audience: str
+    model: str
+    subject: str
+    max_bytes: int
+    uses: int
+    expires: float
+    id: str
+
+
+class Signer:
+    """Signs tickets. Construct with ``Signer.load``."""
+
+    def __init__(self, key: jwt.PyJWK) -> None:
+        self._key = key
+
+    def __repr__(self) -> str:
+        return f"<Signer {self._key.key_id}>"
+
+    @classmethod
+    def load(cls, path: Path) -> Signer:
+        """Raises ``OSError`` or ``ValueError`` when ``path`` is not a private Ed25519 key."""
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+            key = jwt.PyJWK(document, _ALGORITHM)
+        except (jwt.PyJWTError, ValueError, AttributeError) as error:
+            raise ValueError(f"{path} is not a ticket key: {error}") from error
+        if "d" not in document:
+            raise ValueError(f"{path} is a public key; tickets are signed with the private one")
+        return cls(key)
+
+    def sign(self, *, audience: str, model: str, subject: str, max_bytes: int, uses: int, lifetime: float) -> str:
+        """A new ticket that permits what ``Ticket`` says and may be used for ``lifetime`` seconds."""
+        claims = {
+            "aud": audience,
+            "exp": int(time.time() + lifetime) + 1,
+            "jti": uuid.uuid4().hex,
+            "sub": subject,
+            "mdl": model,
+            "max": max_bytes,
+            "use": uses,
+        }
+        return jwt.encode(claims, self._key, algorithm=_ALGORITHM, headers={"kid": self._key.key_id})
+
+
+class Verifier:
+    """Verifies tickets for one worker incarnation. A ticket of many uses is verified once and remembered.
+
+    The key file is read again when it changes, so keys are replaced without a restart.
+    """
+
+    def __init__(self, path: Path, audience: str) -> None:
+        self._path = path
+        self._audience = audience
+        self._stamp: tuple[int, int] | None = None
+        self._checked = float("-inf")
+        self._keys: dict[str, jwt.PyJWK] = {}
+        self._verified: OrderedDict[str, Ticket] = OrderedDict()
+        self.reload()
+
+    def __repr__(self) -> str:
+        return f"<Verifier for {self._audience}: keys {', '.join(self._keys)}>"
+
+    def reload(self) -> None:
+        """Read the key set if its file changed. Raises ``OSError`` or ``ValueError`` when it is unusable."""
+        stat = self._path.stat()
+        stamp = (stat.st_mtime_ns, stat.st_ino)
+        if stamp == self._stamp:
+            return
+        try:
+            keys = jwt.PyJWKSet.from_json(self._path.read_text(encoding="utf-8")).keys
+        except (jwt.PyJWTError, ValueError, AttributeError) as error:
+            raise ValueError(f"{self._path} is not a set of ticket keys: {error}") from error
+        self._keys = {key.key_id: key for key in keys if key.key_id}
+        self._stamp = stamp
+        self._verified.clear()
+
+    def verify(self, token: str) -> Ticket:
+        """The ticket. Raises ``ExpiredTicket``, ``WrongWorker`` or ``InvalidTicket``."""
+        now = time.monotonic()
+        if now - self._checked > 1:
+            self._checked = now
+            try:
+                self.reload()
+            except (OSError, ValueError):
+                if not self._keys:
+                    raise
+        ticket = self._verified.get(token)
+        if ticket is None:
+            ticket = self._decode(token)
+            self._verified[token] = ticket
+            if len(self._verified) > _CACHED:
+                self._verified.popitem(last=False)
+        if ticket.expires + _SKEW_SECONDS < time.time():
+            raise ExpiredTicket
+        if ticket.audience != self._audience:
+            raise WrongWorker
+        return ticket
+
+    def _decode(self, token: str) -> Ticket:
+        try:
+            key = self._keys[jwt.get_unverified_header(token)["kid"]]
+            claims = jwt.decode(
+                token,
+                key,
+                algorithms=[_ALGORITHM],
+                options={"require": list(_CLAIMS), "verify_exp": False, "verify_aud": False},
+            )
+            return Ticket(
+                audience=str(claims["aud"]),
+                model=str(claims["mdl"]),
+                subject=str(claims["sub"]),
+                max_bytes=int(claims["max"]),
+                uses=int(claims.get("use", 1)),
+                expires=float(claims["exp"]),
+                id=str(claims["jti"]),
+            )
+        except (jwt.PyJWTError, KeyError, TypeError, ValueError) as error:
+            raise InvalidTicket from error
+
+
+def generate(private: Path, public: Path) -> str:
+    """Write a new private key and add its public half to the set in ``public``. Returns the key id."""
+    key = Ed25519PrivateKey.generate()
+    document = jwt.algorithms.OKPAlgorithm.to_jwk(key, as_dict=True)
+    kid = uuid.uuid4().hex[:8]
+    document |= {"kid": kid, "use": "sig", "alg": _ALGORITHM}
+    open_part = {name: value for name, value in document.items() if name not in ("d", "key_ops")}
+    known = json.loads(public.read_text(encoding="utf-8"))["keys"] if public.exists() else []
+    write_whole(private, json.dumps(document), mode=0o600)
+    write_whole(public, json.dumps({"keys": [*known, open_part]}), mode=0o644)
+    return kid

@@ -1,0 +1,165 @@
+"""What travels between Shoal's processes: jobs, replies, the state of a node and its load report.
+
+Every structure is a msgspec ``Struct``: a reader ignores the fields that it does not know and fills in the
+ones that are missing, so versions N and N+1 of a fleet run side by side. Time on the wire is what remains,
+in milliseconds; inside a node, instants are on the monotonic clock, which its processes share.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+ENVELOPE_VERSION = 1
+
+Status = Literal["loading", "ready", "failed", "stopping"]
+
+
+class Tensor(msgspec.Struct, frozen=True):
+    """A named array on the wire: NumPy dtype name, shape, and C-order little-endian bytes."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes
+
+
+class ImageInput(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How a photo becomes a model's input: uint8 RGB of shape (height, width, 3).
+
+    ``center`` cuts the centre square whose side is size / (size + margin) of the shorter side, as ImageNet
+    models are evaluated; ``squash`` resizes the whole picture.
+    """
+
+    name: str
+    height: int
+    width: int
+    crop: Literal["center", "squash"] = "center"
+    margin: int = 0
+    resample: Literal["bilinear", "bicubic"] = "bilinear"
+
+
+class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What everyone may know of a loaded model version. ``digest`` is the sha256 of its weights."""
+
+    model: str
+    version: str
+    digest: str
+    task: str
+    input: ImageInput
+    max_batch_size: int
+
+    @property
+    def key(self) -> str:
+        return model_key(self.model, self.version)
+
+
+class Job(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One image on its way through the queue of a model version.
+
+    ``inputs`` maps input names to tensors. ``submitted`` is on the node's monotonic clock (seconds), and
+    ``remaining_ms`` counts from it. ``waiters`` are the reply streams that want the answer.
+    """
+
+    id: str
+    inputs: dict[str, Tensor]
+    waiters: list[str]
+    submitted: float
+    remaining_ms: int
+    request_id: str
+    v: int = ENVELOPE_VERSION
+    payload: Literal["inline"] = "inline"
+    trace_id: str = ""
+    subject: str = ""
+    priority: Literal["interactive", "bulk"] = "interactive"
+    group: str = ""
+    options: dict[str, Any] = {}
+
+    @property
+    def deadline(self) -> float:
+        """The instant, on the node's monotonic clock, after which nobody waits any more."""
+        return self.submitted + self.remaining_ms / 1000
+
+
+class Reply(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The answer to one job: ``answer`` (JSON-ready), or an error's ``code`` and ``message``.
+
+    The times are milliseconds: waited in the queue, executed (the whole batch's), of ``batch_size`` images.
+    ``attempt`` counts the claims of the job, from 1.
+    """
+
+    job: str
+    v: int = ENVELOPE_VERSION
+    answer: dict[str, Any] | None = None
+    code: str = ""
+    message: str = ""
+    queue_ms: float = 0.0
+    inference_ms: float = 0.0
+    batch_size: int = 0
+    attempt: int = 1
+    process: str = ""
+
+
+class ModelState(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A model version on one node: its card (once loaded), how many processes serve it, and its cost.
+
+    ``seconds_per_image`` is the measured service time of the whole node: execution seconds divided by images
+    and by ready processes, smoothed.
+    """
+
+    status: Status
+    card: ModelCard | None = None
+    processes: int = 0
+    seconds_per_image: float = 0.0
+    reason: str = ""
+
+
+class NodeState(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the supervisor tells its fronts, on every change and at least once a second."""
+
+    draining: bool = False
+    models: dict[str, ModelState] = {}
+
+
+class ModelLoad(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The load of one model version on one node. ``queue_depth`` counts waiting and executing jobs."""
+
+    status: Status
+    queue_depth: int = 0
+    capacity: int = 0
+    seconds_per_image: float = 0.0
+    digest: str = ""
+    task: str = ""
+
+
+class LoadReport(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A worker's load: polled by the gateways, and carried on every answer in the header ``Shoal-Load``."""
+
+    worker: str
+    incarnation: str
+    draining: bool = False
+    models: dict[str, ModelLoad] = {}
+
+
+def model_key(model: str, version: str) -> str:
+    """The name of a model version in queues, load reports and discovery: ``lite0@1``."""
+    return f"{model}@{version}"
+
+
+_packer = msgspec.msgpack.Encoder()
+_job_decoder = msgspec.msgpack.Decoder(Job)
+_reply_decoder = msgspec.msgpack.Decoder(Reply)
+
+
+def pack(envelope: Job | Reply) -> bytes:
+    return _packer.encode(envelope)
+
+
+def unpack_job(data: bytes) -> Job:
+    """Raises ``msgspec.DecodeError`` for anything that is not a job."""
+    return _job_decoder.decode(data)
+
+
+def unpack_reply(data: bytes) -> Reply:
+    """Raises ``msgspec.DecodeError`` for anything that is not a reply."""
+    return _reply_decoder.decode(data)
