@@ -1,0 +1,44 @@
+"""``python -m worker``: one node. ``shoal worker`` is the same."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+
+from shoal import processes, service
+from shoal.settings import InvalidSettings, WorkerSettings
+
+
+def main() -> int:
+    try:
+        settings = WorkerSettings.load(sys.argv[1:])
+        check_models(settings)
+    except InvalidSettings as error:
+        sys.stderr.write("".join(f"worker: {problem}\n" for problem in error.problems))
+        return 2
+    if settings.lifeline:
+        processes.die_with_parent()
+    with tempfile.TemporaryDirectory(prefix="shoal-metrics-") as folder:
+        # Where the node's processes share their counters. The metrics library reads it when it is imported.
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        from worker import supervisor
+
+        return service.run(supervisor.main(settings))
+
+
+def check_models(settings: WorkerSettings) -> None:
+    from worker.models.catalogue import Specification
+
+    problems = []
+    for text in settings.models:
+        try:
+            Specification.parse(text)
+        except ValueError as error:
+            problems.append(f"models: {error}")
+    if problems:
+        raise InvalidSettings(problems)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

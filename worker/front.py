@@ -1,0 +1,392 @@
+"""The worker's HTTP process: check the ticket and the limits, decode, submit, answer.
+
+python -m worker.front     (the supervisor starts it and writes its orders to standard input)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+
+from shoal import http, logs, metrics, processes, service
+from shoal.errors import (
+    DeadlineExceeded,
+    InvalidTicket,
+    MissingTicket,
+    NotReady,
+    QueueFull,
+    ShoalError,
+    UnknownModel,
+    WrongTask,
+)
+from shoal.tickets import Ticket, Verifier
+from shoal.wire import Job, LoadReport, ModelCard, ModelLoad, ModelState, NodeState, Reply, Tensor, model_key
+from worker.images import decode
+from worker.queue import Queue, QueueUnavailable
+from worker.submissions import Submissions
+
+log = logging.getLogger("worker.front")
+
+_STATE_LIFETIME = 3.0  # a supervisor that has not spoken for so long is hung
+_DEPTH_LIFETIME = 0.1
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What a front accepts."""
+
+    max_body_bytes: int
+    max_pixels: int
+    request_timeout: float
+    drain_timeout: float
+    decode_threads: int
+    in_flight: int
+    in_flight_bytes: int
+    capacity: int
+    capacity_bytes: int
+
+
+class Orders(msgspec.Struct, frozen=True):
+    """The first line on standard input. The sockets are inherited file descriptors."""
+
+    front: str
+    worker: str
+    incarnation: str
+    redis: str
+    public_sockets: list[int]
+    internal_sockets: list[int]
+    ticket_keys: str
+    limits: Limits
+    log_level: str
+
+
+class Timings:
+    """Milliseconds by stage, for the answer, its ``Server-Timing`` header and the metrics."""
+
+    def __init__(self) -> None:
+        self._started = self._last = time.perf_counter()
+        self.stages: dict[str, float] = {}
+
+    def mark(self, stage: str) -> None:
+        """What has passed since the last mark was this stage."""
+        now = time.perf_counter()
+        self.stages[stage] = (now - self._last) * 1000
+        self._last = now
+
+    def header(self) -> str:
+        total = (time.perf_counter() - self._started) * 1000
+        return ", ".join(f"{name};dur={ms:.2f}" for name, ms in [*self.stages.items(), ("total", total)])
+
+
+class Front:
+    """The handlers of one front, and what they know of the node."""
+
+    def __init__(
+        self,
+        orders: Orders,
+        queue: Queue,
+        submissions: Submissions,
+        decoders: ThreadPoolExecutor,
+        front_metrics: metrics.FrontMetrics,
+    ) -> None:
+        self._orders = orders
+        self._limits = orders.limits
+        self._queue = queue
+        self._submissions = submissions
+        self._decoders = decoders
+        self._metrics = front_metrics
+        self._verifier = Verifier(Path(orders.ticket_keys), orders.incarnation) if orders.ticket_keys else None
+        self._state = NodeState()
+        self._told = float("-inf")
+        self._requests = 0
+        self._bytes = 0
+        self._depths_read = float("-inf")
+
+    def __repr__(self) -> str:
+        return f"<Front {self._orders.front}: {self._requests} requests, {len(self._state.models)} models>"
+
+    @property
+    def is_draining(self) -> bool:
+        return self._state.draining
+
+    async def follow(self, lines: AsyncIterator[bytes]) -> None:
+        """Take every node state that the supervisor writes; without it there is no node."""
+        async for line in lines:
+            self._state = msgspec.json.decode(line, type=NodeState)
+            self._told = time.monotonic()
+        os._exit(1)
+
+    def public_app(self) -> web.Application:
+        """What clients may reach."""
+        app = web.Application(middlewares=[http.middleware(self._metrics, lambda: self.is_draining)])
+        for path, shape in (("/predict", self._whole), ("/", self._pairs)):
+            app.router.add_post(path, partial(self._predict, shape), expect_handler=http.expect_nothing_yet)
+        app.router.add_get("/", self._welcome)
+        app.router.add_get("/livez", self._live)
+        return app
+
+    def internal_app(self) -> web.Application:
+        """What gateways, checks and Prometheus may reach as well."""
+        app = self.public_app()
+        app.router.add_get("/readyz", self._ready)
+        app.router.add_get("/load", self._load)
+        app.router.add_get("/metrics", self._exposition)
+        return app
+
+    # Predictions
+
+    async def _predict(self, shape: Callable[[dict[str, Any]], object], request: web.Request) -> web.StreamResponse:
+        timings = Timings()
+        ticket = self._ticket(request)
+        state, card = self._model(request, ticket)
+        request[http.MODEL] = card.key
+        if shape == self._pairs and card.task != "classification":
+            raise WrongTask
+        seconds = http.timeout_of(request, self._limits.request_timeout)
+        deadline = time.monotonic() + seconds
+        options = {}
+        if "top_k" in request.query:
+            options["top_k"] = http.whole_number(request, "top_k", default=5, most=1000)
+        limit = min(self._limits.max_body_bytes, ticket.max_bytes if ticket else self._limits.max_body_bytes)
+        size = limit if request.content_length is None else request.content_length
+        http.check_length(request, limit)
+        self._admit(state, size)
+        self._requests += 1
+        self._bytes += size
+        try:
+            try:
+                tensor = await self._receive(request, card, limit, deadline, timings)
+            except ShoalError as error:
+                if ticket and ticket.uses and not error.retryable:
+                    with suppress(QueueUnavailable):
+                        await self._queue.spend(ticket.id)
+                raise
+            job = Job(
+                id=uuid.uuid4().hex,
+                inputs={card.input.name: tensor},
+                waiters=[self._orders.front],
+                submitted=time.monotonic(),
+                remaining_ms=max(1, int((deadline - time.monotonic()) * 1000)),
+                request_id=logs.request_id.get(),
+                subject=request.get(http.SUBJECT, ""),
+                options=options,
+            )
+            try:
+                reply = await self._submissions.answer(card.key, job, ticket=ticket)
+            except QueueFull as error:
+                error.retry_after = self._wait_of(card.key)
+                raise
+        finally:
+            self._requests -= 1
+            self._bytes -= size
+        return self._response(shape, card, reply, timings)
+
+    def _ticket(self, request: web.Request) -> Ticket | None:
+        if self._verifier is None:
+            return None
+        token = http.bearer(request, parameter="ticket")
+        if token is None:
+            raise MissingTicket
+        ticket = self._verifier.verify(token)
+        request[http.SUBJECT] = ticket.subject
+        return ticket
+
+    def _model(self, request: web.Request, ticket: Ticket | None) -> tuple[ModelState, ModelCard]:
+        model, version = request.query.get("model"), request.query.get("version")
+        if ticket is not None:
+            permitted = ticket.model.rpartition("@")
+            if model not in (None, permitted[0]) or version not in (None, permitted[2]):
+                raise InvalidTicket("The ticket is for another model.")
+            key: str | None = ticket.model
+        elif model is None:
+            key = next(iter(self._state.models), None)
+        elif version is not None:
+            key = model_key(model, version)
+        else:
+            key = next((k for k in self._state.models if k.rpartition("@")[0] == model), None)
+        if not self._is_informed():
+            raise NotReady
+        state = self._state.models.get(key or "")
+        if state is None:
+            raise UnknownModel(f"There is no model {model or key!r} on this worker.")
+        if state.card is None:
+            raise NotReady(f"The model {key} is {state.status}.")
+        return state, state.card
+
+    def _admit(self, state: ModelState, size: int) -> None:
+        """Refuse on the head of a request what there is no room for, before its body is read."""
+        full = self._requests >= self._limits.in_flight or self._bytes + size > self._limits.in_flight_bytes
+        assert state.card is not None
+        key = state.card.key
+        if full or self._submissions.depths.get(key, 0) >= self._limits.capacity:
+            raise QueueFull(retry_after=self._wait_of(key))
+
+    def _wait_of(self, key: str) -> float:
+        state = self._state.models.get(key)
+        return self._submissions.depths.get(key, 0) * (state.seconds_per_image if state else 0.0)
+
+    async def _receive(
+        self, request: web.Request, card: ModelCard, limit: int, deadline: float, timings: Timings
+    ) -> Tensor:
+        data = await http.read_image(request, limit, max(0.001, deadline - time.monotonic()))
+        timings.mark("receive")
+        work = partial(self._decode, data, card, deadline)
+        pixels = await asyncio.get_running_loop().run_in_executor(self._decoders, work)
+        timings.mark("decode")
+        return pixels
+
+    def _decode(self, data: bytes, card: ModelCard, deadline: float) -> Tensor:
+        if time.monotonic() > deadline:
+            raise DeadlineExceeded
+        pixels = decode(data, card.input, max_pixels=self._limits.max_pixels)
+        return Tensor(str(pixels.dtype), pixels.shape, pixels.tobytes())
+
+    def _response(
+        self, shape: Callable[[dict[str, Any]], object], card: ModelCard, reply: Reply, timings: Timings
+    ) -> web.Response:
+        timings.mark("wait")
+        timings.stages |= {"queue": reply.queue_ms, "inference": reply.inference_ms}
+        for stage, ms in timings.stages.items():
+            self._metrics.stage.labels(card.key, stage).observe(ms / 1000)
+        document = {
+            "success": True,
+            **(reply.answer or {}),
+            "model": card.model,
+            "version": card.version,
+            "digest": card.digest,
+            "worker": self._orders.worker,
+            "request_id": logs.request_id.get(),
+            "attempt": reply.attempt,
+            "batch_size": reply.batch_size,
+            "timings": {stage: round(ms, 2) for stage, ms in timings.stages.items()},
+        }
+        headers = {
+            "Server-Timing": timings.header(),
+            http.LOAD: msgspec.json.encode(self._report([card.key])).decode(),
+        }
+        return http.json_response(shape(document), headers=headers)
+
+    @staticmethod
+    def _whole(document: dict[str, Any]) -> object:
+        return document
+
+    @staticmethod
+    def _pairs(document: dict[str, Any]) -> object:
+        """The second origin system's shape: a list of [label, score]."""
+        return [[p["label"], p["probability"]] for p in document["predictions"]]
+
+    # State
+
+    def _is_informed(self) -> bool:
+        return time.monotonic() - self._told < _STATE_LIFETIME
+
+    def _report(self, keys: list[str]) -> LoadReport:
+        return LoadReport(
+            worker=self._orders.worker,
+            incarnation=self._orders.incarnation,
+            draining=self._state.draining,
+            models={
+                key: ModelLoad(
+                    status=state.status if self._is_informed() else "failed",
+                    queue_depth=self._submissions.depths.get(key, 0),
+                    capacity=self._limits.capacity,
+                    seconds_per_image=state.seconds_per_image,
+                    digest=state.card.digest if state.card else "",
+                    task=state.card.task if state.card else "",
+                )
+                for key, state in self._state.models.items()
+                if key in keys
+            },
+        )
+
+    async def _load(self, request: web.Request) -> web.Response:
+        """The load report, with queue depths at most a tenth of a second old."""
+        now = time.monotonic()
+        if now - self._depths_read > _DEPTH_LIFETIME:
+            self._depths_read = now
+            try:
+                for key in self._state.models:
+                    self._submissions.depths[key] = await self._queue.depth(key)
+            except QueueUnavailable as error:
+                raise NotReady("The node's queue does not answer.") from error
+        report = self._report(list(self._state.models))
+        return web.Response(body=msgspec.json.encode(report), content_type="application/json")
+
+    async def _ready(self, request: web.Request) -> web.Response:
+        """200 while at least one model is ready and the node is not draining; else 503 with the reason."""
+        if self._state.draining or not self._is_informed():
+            raise NotReady("draining" if self._state.draining else "no word from the supervisor")
+        try:
+            await self._queue.run_id()
+        except QueueUnavailable as error:
+            raise NotReady("The node's queue does not answer.") from error
+        if not any(state.status == "ready" for state in self._state.models.values()):
+            raise NotReady
+        return http.json_response({"ready": True})
+
+    async def _live(self, request: web.Request) -> web.Response:
+        return http.json_response({"live": True})
+
+    async def _welcome(self, request: web.Request) -> web.Response:
+        return web.Response(text="Welcome to Shoal. This is a worker: POST an image to /predict with a ticket.\n")
+
+    async def _exposition(self, request: web.Request) -> web.Response:
+        text = await asyncio.to_thread(metrics.exposition, CollectorRegistry())
+        return web.Response(body=text, headers={"Content-Type": metrics.CONTENT_TYPE})
+
+
+@asynccontextmanager
+async def _serving(front: Front, orders: Orders) -> AsyncIterator[None]:
+    """Both listeners, on the sockets that the supervisor bound."""
+    drain_timeout = orders.limits.drain_timeout
+    public = [socket.socket(fileno=number) for number in orders.public_sockets]
+    internal = [socket.socket(fileno=number) for number in orders.internal_sockets]
+    async with (
+        service.listening(front.internal_app(), internal, drain_timeout=drain_timeout),
+        service.listening(front.public_app(), public, drain_timeout=drain_timeout),
+    ):
+        yield
+
+
+async def _main() -> int:
+    stop = service.Stop()
+    stop.listen()
+    lines = service.lines_of_stdin()
+    orders = msgspec.json.decode(await anext(lines), type=Orders)
+    logs.configure(orders.log_level, role="front", front=orders.front, pid=str(os.getpid()))
+    limits = orders.limits
+    front_metrics = metrics.FrontMetrics(CollectorRegistry())
+    with ThreadPoolExecutor(limits.decode_threads, thread_name_prefix="decode") as decoders:
+        async with (
+            Queue.connect(orders.redis) as queue,
+            Submissions.open(
+                queue,
+                orders.front,
+                capacity=limits.capacity,
+                capacity_bytes=limits.capacity_bytes,
+                metrics=front_metrics,
+            ) as submissions,
+        ):
+            front = Front(orders, queue, submissions, decoders, front_metrics)
+            async with service.background(front.follow(lines)), _serving(front, orders):
+                processes.tell_parent({"event": "ready"})
+                await stop.requested()
+    return 0
+
+
+if __name__ == "__main__":
+    processes.die_with_parent()
+    raise SystemExit(service.run(_main()))

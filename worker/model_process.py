@@ -1,0 +1,217 @@
+"""The process that owns one loaded model version: claim a batch, execute it, reply, again.
+
+python -m worker.model_process     (the supervisor starts it and writes its orders to standard input)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import msgspec
+import numpy as np
+from prometheus_client import CollectorRegistry
+
+from shoal import logs, processes, service
+from shoal.errors import DeadlineExceeded, ModelFailed, ShoalError
+from shoal.metrics import ModelMetrics
+from shoal.wire import Reply, Tensor
+from worker.models.catalogue import Specification
+from worker.models.runtime import Array, Runtime, stack
+from worker.queue import Claimed, Queue, QueueUnavailable
+
+log = logging.getLogger("worker.model_process")
+
+_CLAIM_WAIT = 0.5
+_REPORT_INTERVAL = 0.2
+
+
+class Orders(msgspec.Struct, frozen=True):
+    """The first line on standard input."""
+
+    model: str
+    process: str
+    redis: str
+    log_level: str
+
+
+class Executor:
+    """Turns claimed jobs into replies. A batch that raises is split until the culprit is alone."""
+
+    def __init__(self, runtime: Runtime, queue: Queue, process: str, metrics: ModelMetrics) -> None:
+        self._runtime = runtime
+        self._queue = queue
+        self._process = process
+        self._metrics = metrics
+        self._key = runtime.card.key
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
+        self.images = 0
+        self.seconds = 0.0
+        self.executions = 0
+
+    def __repr__(self) -> str:
+        return f"<Executor {self._key}: {self.images} images in {self.executions} executions>"
+
+    def close(self) -> None:
+        self._thread.shutdown()
+
+    async def serve(self, stop: service.Stop) -> None:
+        """Claim and execute until ``stop``. What is claimed is finished; the rest stays in the queue."""
+        size = self._runtime.card.max_batch_size
+        async with asyncio.TaskGroup() as group:
+            while not stop.is_requested:
+                try:
+                    claimed = await self._queue.claim(self._key, self._process, size, _CLAIM_WAIT)
+                except QueueUnavailable as error:
+                    log.warning("queue unavailable", extra={"error": str(error)})
+                    await asyncio.sleep(0.1)
+                    continue
+                for batch in _batches(claimed, size):
+                    replies = await self._execute(batch)
+                    group.create_task(self._finish(replies))  # while the next batch is claimed
+
+    async def _finish(self, replies: Sequence[tuple[Claimed, Reply]]) -> None:
+        try:
+            await self._queue.finish(self._key, replies)
+        except QueueUnavailable as error:
+            log.warning("answers lost with the queue", extra={"error": str(error), "jobs": len(replies)})
+
+    async def _execute(self, batch: list[Claimed]) -> list[tuple[Claimed, Reply]]:
+        now = time.monotonic()
+        replies = []
+        live: list[Claimed] = []
+        images: list[Array] = []
+        for claimed in batch:
+            if claimed.job.deadline <= now:
+                self._metrics.expired.labels(self._key).inc()
+                replies.append((claimed, self._failure(claimed, DeadlineExceeded())))
+                continue
+            try:
+                images.append(self._image(claimed.job.inputs))
+            except (KeyError, ValueError, TypeError) as error:
+                replies.append(
+                    (claimed, self._failure(claimed, ModelFailed(f"The job does not fit the model: {error}")))
+                )
+            else:
+                live.append(claimed)
+        if not live:
+            return replies
+        log.debug("claimed", extra={"jobs": [c.job.id for c in live], "attempts": [c.attempt for c in live]})
+        return replies + await self._run(live, stack(images))
+
+    async def _run(self, batch: list[Claimed], images: Array) -> list[tuple[Claimed, Reply]]:
+        started = time.monotonic()
+        options: list[Mapping[str, Any]] = [c.job.options for c in batch]
+        try:
+            loop = asyncio.get_running_loop()
+            answers = await loop.run_in_executor(self._thread, self._runtime.run, images, options)
+            if len(answers) != len(batch):
+                raise ModelFailed(f"{len(answers)} answers for {len(batch)} images")
+        except Exception as error:
+            if len(batch) > 1:
+                half = len(batch) // 2
+                return await self._run(batch[:half], images[:half]) + await self._run(batch[half:], images[half:])
+            self._metrics.failed.labels(self._key).inc()
+            log.exception("the model raised", extra={"job": batch[0].job.id, "request_id": batch[0].job.request_id})
+            failure = error if isinstance(error, ShoalError) else ModelFailed()
+            return [(batch[0], self._failure(batch[0], failure))]
+        seconds = time.monotonic() - started
+        self._count(len(batch), seconds)
+        log.info(
+            "executed",
+            extra={
+                "jobs": [c.job.id for c in batch],
+                "request_ids": [c.job.request_id for c in batch],
+                "batch_size": len(batch),
+                "ms": round(seconds * 1000, 2),
+            },
+        )
+        return [
+            (
+                claimed,
+                Reply(
+                    job=claimed.job.id,
+                    answer=answer,
+                    queue_ms=(started - claimed.job.submitted) * 1000,
+                    inference_ms=seconds * 1000,
+                    batch_size=len(batch),
+                    attempt=claimed.attempt,
+                    process=self._process,
+                ),
+            )
+            for claimed, answer in zip(batch, answers, strict=True)
+        ]
+
+    def _count(self, images: int, seconds: float) -> None:
+        self.images += images
+        self.seconds += seconds
+        self.executions += 1
+        self._metrics.images.labels(self._key).inc(images)
+        self._metrics.batch_size.labels(self._key).observe(images)
+        self._metrics.execution.labels(self._key).observe(seconds)
+
+    def _image(self, inputs: dict[str, Tensor]) -> Array:
+        spec = self._runtime.card.input
+        tensor = inputs[spec.name]
+        if (tensor.dtype, tensor.shape) != ("uint8", (spec.height, spec.width, 3)):
+            raise ValueError(f"{spec.name} is {tensor.dtype} {tensor.shape}")
+        return np.frombuffer(tensor.data, dtype=np.uint8).reshape(tensor.shape)
+
+    def _failure(self, claimed: Claimed, error: ShoalError) -> Reply:
+        return Reply(
+            job=claimed.job.id, code=error.code, message=error.message, attempt=claimed.attempt, process=self._process
+        )
+
+
+def _batches(claimed: list[Claimed], size: int) -> list[list[Claimed]]:
+    """Suspects alone, the others together, never more than ``size`` images."""
+    others = [c for c in claimed if not c.suspect]
+    return [[c] for c in claimed if c.suspect] + [others[i : i + size] for i in range(0, len(others), size)]
+
+
+async def _report(executor: Executor) -> None:
+    """Tell the supervisor what was executed, whenever something was."""
+    told: tuple[Any, ...] = ()
+    while True:
+        now = (executor.images, executor.executions, round(executor.seconds, 6))
+        if now != told:
+            told = now
+            processes.tell_parent({"event": "executed", "images": now[0], "executions": now[1], "seconds": now[2]})
+        await asyncio.sleep(_REPORT_INTERVAL)
+
+
+async def _main() -> int:
+    stop = service.Stop()
+    stop.listen()
+    lines = service.lines_of_stdin()
+    orders = msgspec.json.decode(await anext(lines), type=Orders)
+    logs.configure(orders.log_level, role="model", process=orders.process, pid=str(os.getpid()))
+    runtime = await asyncio.to_thread(_load, orders.model)
+    metrics = ModelMetrics(CollectorRegistry())
+    async with Queue.connect(orders.redis) as queue:
+        executor = Executor(runtime, queue, orders.process, metrics)
+        with contextlib.closing(executor):
+            processes.tell_parent({"event": "ready", "card": json.loads(msgspec.json.encode(runtime.card))})
+            async with service.background(service.hold_lifeline(lines), _report(executor)):
+                await executor.serve(stop)
+    return 0
+
+
+def _load(model: str) -> Runtime:
+    started = time.monotonic()
+    runtime = Specification.parse(model).load()
+    runtime.warm_up()
+    log.info("loaded", extra={"model": runtime.card.key, "seconds": round(time.monotonic() - started, 2)})
+    return runtime
+
+
+if __name__ == "__main__":
+    processes.die_with_parent()
+    raise SystemExit(service.run(_main()))

@@ -1,0 +1,161 @@
+"""A front's side of the queue: submit a job, wait for its reply, submit again what a dead Redis forgot."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+
+from shoal.errors import DeadlineExceeded, QueueFull, SpentTicket, from_code
+from shoal.metrics import FrontMetrics
+from shoal.tickets import Ticket
+from shoal.wire import Job, Reply, pack, unpack_reply
+from worker.queue import Queue, QueueUnavailable, Refused, Submitted
+
+log = logging.getLogger(__name__)
+
+_RETRY = 0.05
+_READ_WAIT = 1.0
+_TRIM_EVERY = 256
+
+
+@dataclass
+class _Pending:
+    """A job without an answer. ``submitted`` is None while Redis has not accepted it."""
+
+    key: str
+    job: bytes
+    reply: asyncio.Future[Reply]
+    submitted: Submitted | None = None
+
+
+class Submissions:
+    """All unanswered jobs of one front. Construct with ``Submissions.open``."""
+
+    def __init__(self, queue: Queue, front: str, *, capacity: int, capacity_bytes: int, metrics: FrontMetrics) -> None:
+        self._queue = queue
+        self._front = front
+        self._capacity = capacity
+        self._capacity_bytes = capacity_bytes
+        self._metrics = metrics
+        self._pending: dict[str, _Pending] = {}
+        self._cancellations: set[asyncio.Task[None]] = set()
+        self.depths: dict[str, int] = {}
+
+    def __repr__(self) -> str:
+        return f"<Submissions of {self._front}: {len(self._pending)} unanswered>"
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls, queue: Queue, front: str, *, capacity: int, capacity_bytes: int, metrics: FrontMetrics
+    ) -> AsyncIterator[Submissions]:
+        submissions = cls(queue, front, capacity=capacity, capacity_bytes=capacity_bytes, metrics=metrics)
+        async with asyncio.TaskGroup() as group:
+            reader = group.create_task(submissions._read())
+            try:
+                yield submissions
+            finally:
+                reader.cancel()
+                await asyncio.gather(*submissions._cancellations)
+                with suppress(QueueUnavailable):
+                    await queue.forget_front(front)
+
+    async def answer(self, key: str, job: Job, *, ticket: Ticket | None = None) -> Reply:
+        """Submit ``job`` to the queue of ``key`` and wait for its reply until its deadline.
+
+        Raises ``QueueFull``, ``SpentTicket``, ``DeadlineExceeded``, or the error that the reply names.
+        When the caller is cancelled, or the deadline passes, an unclaimed job is taken back.
+        """
+        loop = asyncio.get_running_loop()
+        pending = _Pending(key, pack(job), loop.create_future())
+        self._pending[job.id] = pending
+        try:
+            async with asyncio.timeout_at(job.deadline):
+                await self._submit(pending, ticket)
+                reply = await pending.reply
+        except TimeoutError:
+            raise DeadlineExceeded from None
+        finally:
+            del self._pending[job.id]
+            if not pending.reply.done() or pending.reply.cancelled():
+                self._take_back(pending)
+        if reply.code:
+            raise from_code(reply.code, reply.message)
+        return reply
+
+    async def _submit(self, pending: _Pending, ticket: Ticket | None) -> None:
+        while not pending.reply.done():
+            try:
+                outcome = await self._queue.submit(
+                    pending.key,
+                    pending.job,
+                    capacity=self._capacity,
+                    capacity_bytes=self._capacity_bytes,
+                    ticket=ticket.id if ticket else "",
+                    uses=ticket.uses if ticket else 0,
+                )
+            except QueueUnavailable:
+                await asyncio.sleep(_RETRY)
+                continue
+            self.depths[pending.key] = outcome.depth
+            if isinstance(outcome, Submitted):
+                pending.submitted = outcome
+                return
+            raise SpentTicket if outcome.reason == "spent" else QueueFull(f"{outcome.depth} jobs wait already.")
+
+    async def _read(self) -> None:
+        """Hand out replies as they come. A Redis with another run id has forgotten what it was given."""
+        after, known, untrimmed = b"0-0", "", 0
+        while True:
+            try:
+                run_id = known or await self._queue.run_id()
+                if run_id != known:
+                    known, after = run_id, b"0-0"
+                    await self._resubmit()
+                after, replies = await self._queue.replies(self._front, after, _READ_WAIT)
+                for data in replies:
+                    self._hand_out(unpack_reply(data))
+                untrimmed += len(replies)
+                if untrimmed >= _TRIM_EVERY:
+                    untrimmed = 0
+                    await self._queue.trim_replies(self._front, after)
+            except QueueUnavailable as error:
+                log.warning("queue unavailable", extra={"error": str(error), "unanswered": len(self._pending)})
+                known = ""
+                await asyncio.sleep(_RETRY)
+
+    def _hand_out(self, reply: Reply) -> None:
+        pending = self._pending.get(reply.job)
+        if pending is None or pending.reply.done():
+            return  # nobody waits any more, or a duplicate
+        self.depths[pending.key] = max(0, self.depths.get(pending.key, 0) - 1)
+        pending.reply.set_result(reply)
+
+    async def _resubmit(self) -> None:
+        lost = [p for p in self._pending.values() if p.submitted is not None and not p.reply.done()]
+        for pending in lost:
+            outcome = await self._queue.submit(
+                pending.key, pending.job, capacity=2 * self._capacity, capacity_bytes=2 * self._capacity_bytes
+            )
+            if isinstance(outcome, Refused):
+                pending.reply.set_exception(QueueFull())
+            else:
+                pending.submitted = outcome
+        if lost:
+            self._metrics.resubmitted.inc(len(lost))
+            log.warning("jobs submitted again: Redis was replaced", extra={"jobs": len(lost)})
+
+    def _take_back(self, pending: _Pending) -> None:
+        if pending.submitted is None:
+            return
+        task = asyncio.create_task(self._cancel(pending.key, pending.submitted))
+        self._cancellations.add(task)
+        task.add_done_callback(self._cancellations.discard)
+
+    async def _cancel(self, key: str, submitted: Submitted) -> None:
+        with suppress(QueueUnavailable):
+            taken_back = await self._queue.cancel(key, submitted)
+            self._metrics.cancelled.labels("queued" if taken_back else "claimed").inc()

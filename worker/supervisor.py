@@ -1,0 +1,375 @@
+"""The process that owns a node: it binds the sockets, keeps the children alive, and takes the node in and out.
+
+It knows deaths by waiting on its children, so the jobs of a dead model process are reclaimed at once and
+those of a slow one never. Its life, from the inside out: Redis, model processes, fronts, membership.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import socket
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from prometheus_client import CollectorRegistry
+
+import discovery
+from discovery import Member
+from shoal import logs, metrics, processes, service
+from shoal.errors import ModelCrashed
+from shoal.processes import Child
+from shoal.settings import WorkerSettings
+from shoal.version import VERSION
+from shoal.wire import ModelCard, ModelState, NodeState, Reply, model_key
+from worker import front, model_process, redis_server
+from worker.keeper import Keeper, keeping
+from worker.models.catalogue import Specification
+from worker.queue import Queue, QueueUnavailable
+
+log = logging.getLogger(__name__)
+
+_STATE_INTERVAL = 1.0
+_REDIS_START = 10.0
+_MODEL_STOP = 30.0
+_TRIES_TO_LOAD = 3
+_SMOOTHING = 0.3
+
+
+class CannotStart(Exception):
+    """The node cannot become useful: what it was told to serve does not load."""
+
+
+class ModelKeeper:
+    """What the supervisor knows of one model: its process, its card, and what an image costs."""
+
+    def __init__(self, text: str) -> None:
+        self.specification = Specification.parse(text)
+        self.text = text
+        self.key = model_key(self.specification.model, self.specification.entry.version)
+        self.state = ModelState(status="loading")
+        self.process = ""
+        self._told = (0, 0.0)
+
+    def __repr__(self) -> str:
+        return f"<ModelKeeper {self.key} {self.state.status}>"
+
+    def loaded(self, card: ModelCard) -> None:
+        self._told = (0, 0.0)
+        seconds = self.state.seconds_per_image
+        self.state = ModelState(status="ready", card=card, processes=1, seconds_per_image=seconds)
+
+    def executed(self, images: int, seconds: float) -> None:
+        """Cumulative counts of the running process."""
+        more, spent = images - self._told[0], seconds - self._told[1]
+        self._told = (images, seconds)
+        if more > 0:
+            old = self.state.seconds_per_image or spent / more
+            smoothed = old + _SMOOTHING * (spent / more - old)
+            self.state = msgspec.structs.replace(self.state, seconds_per_image=smoothed)
+
+    def died(self) -> None:
+        """A model that was ready keeps its card: its jobs wait for the next process."""
+        status = "loading" if self.state.card is None else "restarting"
+        self.state = msgspec.structs.replace(self.state, status=status, processes=0)
+
+
+class Supervisor:
+    """One node. ``run`` is its whole life."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self.settings = settings
+        self.incarnation = uuid.uuid4().hex
+        self.models = [ModelKeeper(text) for text in settings.models]
+        self.draining = False
+        self.name = settings.name
+        self._fronts: list[Keeper] = []
+        self._fronts_ready: set[int] = set()
+        self._changed = asyncio.Event()
+        self._loaded = asyncio.Event()
+        self._useful = asyncio.Event()
+        self._metrics = metrics.SupervisorMetrics(CollectorRegistry())
+
+    def __repr__(self) -> str:
+        return f"<Supervisor {self.name}: {self.models}, {'draining' if self.draining else 'serving'}>"
+
+    async def run(self, stop: service.Stop) -> None:
+        """Start everything, register when truly ready, serve until ``stop``, drain, end.
+
+        Raises ``CannotStart`` when a model does not load.
+        """
+        settings = self.settings
+        public = service.bind(settings.host, settings.port) if settings.public else None
+        internal = service.bind(settings.internal_host, settings.internal_port)
+        internal_url = service.url_of(settings.internal_host, internal)
+        public_url = (settings.public_url or service.url_of(settings.host, public)) if public else None
+        self.name = settings.name or f"{socket.gethostname()}-{internal.getsockname()[1]}"
+        async with AsyncExitStack() as stack:
+            for sock in (public, internal):
+                if sock:
+                    stack.callback(sock.close)
+            redis, redis_keeper = await stack.enter_async_context(self._redis())
+            queue = await stack.enter_async_context(Queue.connect(redis))
+            backend = await stack.enter_async_context(
+                discovery.connect(settings.discovery, token=settings.discovery_token.get_secret_value() or None)
+            )
+            models = [self._model_keeper(model, redis, queue) for model in self.models]
+            await stack.enter_async_context(keeping(*models))
+            if not await _first(self._loaded.wait(), stop.requested()):
+                return
+            self._fronts = [self._front_keeper(n, redis, public, internal, queue) for n in range(settings.fronts)]
+            await stack.enter_async_context(keeping(*self._fronts))
+            await stack.enter_async_context(service.background(self._tell_fronts()))
+            if not await _first(self._useful.wait(), stop.requested()):
+                return
+            async with backend.membership(self._member(internal_url, public_url)) as membership:
+                processes.tell_parent(
+                    {
+                        "event": "ready",
+                        "worker": self.name,
+                        "incarnation": self.incarnation,
+                        "internal_url": internal_url,
+                        "public_url": public_url,
+                        "models": [model.key for model in self.models],
+                        "pids": {
+                            "worker": [os.getpid()],
+                            "front": _pids(self._fronts),
+                            "model": _pids(models),
+                            "redis": _pids([redis_keeper] if redis_keeper else []),
+                        },
+                    }
+                )
+                log.info("ready", extra={"worker": self.name, "internal_url": internal_url, "public_url": public_url})
+                while not stop.is_requested:
+                    self._changed.clear()
+                    await _first(self._changed.wait(), stop.requested())
+                    await membership.update(self._member(internal_url, public_url))
+                self.draining = True
+                self._broadcast()
+            await stop.grace(settings.grace)
+
+    def _member(self, internal_url: str, public_url: str | None) -> Member:
+        return Member(
+            role="worker",
+            name=self.name,
+            incarnation=self.incarnation,
+            internal_url=internal_url,
+            public_url=public_url,
+            zone=self.settings.zone,
+            version=VERSION,
+            models={model.key: model.state.status for model in self.models},
+        )
+
+    # The node's Redis
+
+    @asynccontextmanager
+    async def _redis(self) -> AsyncIterator[tuple[str, Keeper | None]]:
+        if self.settings.redis:
+            yield self.settings.redis, None
+            return
+        with tempfile.TemporaryDirectory(prefix="shoal-redis-") as folder:
+            command = redis_server.command(Path(folder), most_bytes=self.settings.redis_bytes)
+
+            async def start() -> Child:
+                redis_server.socket_of(Path(folder)).unlink(missing_ok=True)
+                return await Child.start("redis", command)
+
+            async def buried(child: Child) -> None:
+                self._metrics.deaths.labels("redis").inc()
+
+            keeper = Keeper("redis", start, heard=lambda child, event: None, buried=buried, stop_timeout=5)
+            async with keeping(keeper):
+                path = str(redis_server.socket_of(Path(folder)))
+                await _answers(path)
+                yield path, keeper
+
+    # Model processes
+
+    def _model_keeper(self, model: ModelKeeper, redis: str, queue: Queue) -> Keeper:
+        async def start() -> Child:
+            model.process = f"{model.key}/{uuid.uuid4().hex[:8]}"
+            await _patiently(queue.prepare(model.key))
+            orders = model_process.Orders(
+                model=model.text, process=model.process, redis=redis, log_level=self.settings.log_level
+            )
+            return await self._start("worker.model_process", model.process, orders)
+
+        def heard(child: Child, event: dict[str, Any]) -> None:
+            match event.get("event"):
+                case "ready":
+                    model.loaded(msgspec.convert(event["card"], ModelCard))
+                    self._models_changed()
+                case "executed":
+                    model.executed(event["images"], event["seconds"])
+                    self._broadcast()
+
+        async def buried(child: Child) -> None:
+            metrics.bury(child.pid)
+            model.died()
+            self._models_changed()
+            await self._reclaim(model, queue)
+            if not keeper.is_stopping:
+                self._metrics.deaths.labels("model").inc()
+                if model.state.card is None and keeper.deaths >= _TRIES_TO_LOAD:
+                    raise CannotStart(f"the model {model.text} does not load; its log says why")
+
+        keeper = Keeper(f"model {model.key}", start, heard=heard, buried=buried, stop_timeout=_MODEL_STOP)
+        return keeper
+
+    async def _reclaim(self, model: ModelKeeper, queue: Queue) -> None:
+        """Take back what the dead process had claimed. With Redis gone too, the fronts submit it again."""
+        try:
+            moved, culprits = await queue.reclaim(model.key, model.process)
+            for job in culprits:
+                log.error("job given up: its process died each time", extra={"request_id": job.request_id})
+                await queue.reply(job, Reply(job=job.id, code=ModelCrashed.code, message=ModelCrashed.summary))
+        except QueueUnavailable as error:
+            log.warning("nothing reclaimed", extra={"model": model.key, "error": str(error)})
+            return
+        if moved or culprits:
+            self._metrics.reclaimed.labels(model.key).inc(moved + len(culprits))
+            log.warning("reclaimed", extra={"model": model.key, "process": model.process, "jobs": moved})
+
+    def _models_changed(self) -> None:
+        for model in self.models:
+            self._metrics.model_ready.labels(model.key).set(model.state.status == "ready")
+        self._changed.set()
+        self._broadcast()
+        self._check_useful()
+
+    def _check_useful(self) -> None:
+        if all(model.state.status == "ready" for model in self.models):
+            self._loaded.set()
+            if len(self._fronts_ready) == self.settings.fronts:
+                self._useful.set()
+
+    # Fronts
+
+    def _front_keeper(
+        self, number: int, redis: str, public: socket.socket | None, internal: socket.socket, queue: Queue
+    ) -> Keeper:
+        settings = self.settings
+        current = ""
+
+        async def start() -> Child:
+            nonlocal current
+            current = f"{self.name}-front{number}-{uuid.uuid4().hex[:8]}"
+            sockets = [internal] + ([public] if public else [])
+            orders = front.Orders(
+                front=current,
+                worker=self.name,
+                incarnation=self.incarnation,
+                redis=redis,
+                public_sockets=[public.fileno()] if public else [],
+                internal_sockets=[internal.fileno()],
+                ticket_keys=str(settings.ticket_keys or ""),
+                log_level=settings.log_level,
+                limits=msgspec.convert(settings.model_dump(include=set(front.Limits.__struct_fields__)), front.Limits),
+            )
+            child = await self._start("worker.front", current, orders, pass_fds=tuple(s.fileno() for s in sockets))
+            child.send(self._state())
+            return child
+
+        def heard(child: Child, event: dict[str, Any]) -> None:
+            if event.get("event") == "ready":
+                self._fronts_ready.add(number)
+                self._check_useful()
+
+        async def buried(child: Child) -> None:
+            self._fronts_ready.discard(number)
+            metrics.bury(child.pid)
+            if not keeper.is_stopping:
+                self._metrics.deaths.labels("front").inc()
+            try:
+                await queue.forget_front(current)
+            except QueueUnavailable:
+                log.info("the replies of a dead front expire by themselves", extra={"front": current})
+
+        keeper = Keeper(f"front {number}", start, heard=heard, buried=buried, stop_timeout=settings.drain_timeout + 5)
+        return keeper
+
+    async def _start(self, module: str, name: str, orders: msgspec.Struct, *, pass_fds: tuple[int, ...] = ()) -> Child:
+        first = json.loads(msgspec.json.encode(orders))
+        return await Child.start(name, [sys.executable, "-m", module], orders=first, pass_fds=pass_fds)
+
+    def _state(self) -> Mapping[str, Any]:
+        state = NodeState(draining=self.draining, models={model.key: model.state for model in self.models})
+        document: dict[str, Any] = json.loads(msgspec.json.encode(state))
+        return document
+
+    def _broadcast(self) -> None:
+        state = self._state()
+        for keeper in self._fronts:
+            if keeper.child is not None:
+                keeper.child.send(state)
+
+    async def _tell_fronts(self) -> None:
+        while True:
+            self._broadcast()
+            await asyncio.sleep(_STATE_INTERVAL)
+
+
+def _pids(keepers: list[Keeper]) -> list[int]:
+    return [keeper.child.pid for keeper in keepers if keeper.child is not None]
+
+
+async def _first(*waits: Any) -> bool:
+    """Wait for any of ``waits``; True when the first of them came."""
+    tasks = [asyncio.ensure_future(w) for w in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return bool(tasks[0].done())
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+async def _patiently(work: Any) -> None:
+    try:
+        await work
+    except QueueUnavailable as error:
+        log.info("the queue is away; the model process prepares it", extra={"error": str(error)})
+
+
+async def _answers(path: str) -> None:
+    """Wait until the Redis that was just started answers. Raises ``CannotStart``."""
+    deadline = time.monotonic() + _REDIS_START
+    async with Queue.connect(path) as queue:
+        while True:
+            try:
+                await queue.run_id()
+                return
+            except QueueUnavailable as error:
+                if time.monotonic() > deadline:
+                    raise CannotStart(f"Redis does not answer: {error}") from error
+                await asyncio.sleep(0.02)
+
+
+async def main(settings: WorkerSettings) -> int:
+    """Run a worker until it is told to stop. Returns the exit code."""
+    stop = service.Stop()
+    stop.listen()
+    logs.configure(settings.log_level, role="worker", instance=settings.name, pid=str(os.getpid()))
+    code = 0
+    try:
+        async with service.background(
+            *([service.hold_lifeline(service.lines_of_stdin())] if settings.lifeline else [])
+        ):
+            await Supervisor(settings).run(stop)
+    except* CannotStart as group:
+        log.error("cannot start", extra={"error": str(_leaf(group))})
+        code = 1
+    return code
+
+
+def _leaf(error: BaseException) -> BaseException:
+    return _leaf(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
