@@ -1,0 +1,113 @@
+"""``python -m gateway``: one gateway. ``shoal gateway`` is the same."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+import uuid
+
+from aiohttp import ClientSession, DummyCookieJar, TCPConnector
+from prometheus_client import CollectorRegistry
+
+import discovery
+from discovery import Member
+from gateway.app import Gateway
+from gateway.balancers import BALANCERS
+from gateway.fleet import Fleet
+from gateway.proxy import Proxy
+from shoal import logs, metrics, processes, service
+from shoal.keys import KeyRing
+from shoal.settings import GatewaySettings, InvalidSettings
+from shoal.tickets import Signer
+from shoal.version import VERSION
+
+log = logging.getLogger("gateway")
+
+
+async def serve(settings: GatewaySettings, signer: Signer, keys: KeyRing | None) -> int:
+    """The life of a gateway: know the fleet, listen, register; then leave, wait, finish, end."""
+    stop = service.Stop()
+    stop.listen()
+    logs.configure(settings.log_level, role="gateway", instance=settings.name, pid=str(os.getpid()))
+    lifeline = [service.hold_lifeline(service.lines_of_stdin())] if settings.lifeline else []
+    registry = CollectorRegistry()
+    gateway_metrics = metrics.GatewayMetrics(registry)
+    public = service.bind(settings.host, settings.port)
+    internal = service.bind(settings.internal_host, settings.internal_port)
+    name = settings.name or f"{socket.gethostname()}-{public.getsockname()[1]}"
+    public_url = settings.public_url or service.url_of(settings.host, public)
+    async with (
+        service.background(*lifeline),
+        ClientSession(connector=TCPConnector(limit=0), cookie_jar=DummyCookieJar()) as polling,
+        Proxy.open() as proxy,
+        discovery.connect(settings.discovery, token=settings.discovery_token.get_secret_value() or None) as backend,
+        backend.watch("worker") as watch,
+        Fleet.follow(
+            watch,
+            polling,
+            BALANCERS[settings.balancer](),
+            interval=settings.poll_interval,
+            metrics=gateway_metrics,
+        ) as fleet,
+    ):
+        gateway = Gateway(
+            settings,
+            name,
+            fleet=fleet,
+            proxy=proxy,
+            signer=signer,
+            keys=keys,
+            gateway_metrics=gateway_metrics,
+            registry=registry,
+        )
+        member = Member(
+            role="gateway",
+            name=name,
+            incarnation=uuid.uuid4().hex,
+            internal_url=service.url_of(settings.internal_host, internal),
+            public_url=public_url,
+            zone=settings.zone,
+            version=VERSION,
+        )
+        async with (
+            service.listening(gateway.internal_app(), [internal], drain_timeout=1),
+            service.listening(gateway.public_app(), [public], drain_timeout=settings.drain_timeout),
+        ):
+            async with backend.membership(member):
+                processes.tell_parent(
+                    {
+                        "event": "ready",
+                        "gateway": name,
+                        "public_url": public_url,
+                        "internal_url": member.internal_url,
+                        "pids": {"gateway": [os.getpid()]},
+                    }
+                )
+                log.info("ready", extra={"gateway": name, "public_url": public_url, "fleet": repr(fleet)})
+                await stop.requested()
+                gateway.draining = True
+            await stop.grace(settings.grace)
+    return 0
+
+
+def main() -> int:
+    try:
+        settings = GatewaySettings.load(sys.argv[1:])
+        assert settings.ticket_key is not None
+        signer = Signer.load(settings.ticket_key)
+        keys = KeyRing(settings.api_keys) if settings.authentication == "required" and settings.api_keys else None
+    except InvalidSettings as error:
+        sys.stderr.write("".join(f"gateway: {problem}\n" for problem in error.problems))
+        return 2
+    except (OSError, ValueError) as error:
+        sys.stderr.write(f"gateway: {error}\n")
+        return 2
+    if settings.lifeline:
+        processes.die_with_parent()
+    return service.run(serve(settings, signer, keys))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

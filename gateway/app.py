@@ -1,0 +1,299 @@
+"""The gateway's handlers: where to (lookup), or carry it there (proxy)."""
+
+from __future__ import annotations
+
+import logging
+import time
+from urllib.parse import quote, urlsplit
+
+import msgspec
+from aiohttp import web
+from multidict import CIMultiDict
+from prometheus_client import CollectorRegistry
+
+from gateway.fleet import Choice, Excluded, Fleet
+from gateway.proxy import Answer, Broken, NotSent, Proxy
+from gateway.replay import Body, ReplayBuffer
+from shoal import http, logs, metrics
+from shoal.errors import BadGateway, DeadlineExceeded, Draining, InvalidOption, ShoalError
+from shoal.keys import KeyRing
+from shoal.settings import GatewaySettings
+from shoal.tickets import Signer
+from shoal.version import VERSION
+from shoal.wire import LoadReport
+
+log = logging.getLogger(__name__)
+
+WELCOME = "Welcome to Shoal! POST an image to /predict, or ask /lookup where to upload it.\n"
+
+_PROXY_TICKET_SECONDS = 60.0
+_MOST_USES = 64
+_MOST_UPLOADS = 2  # workers that may see a complete upload of one request
+_MOST_TRIES = 5  # workers asked, those that refused on the head included
+_RETRYABLE_STATUS = (421, 429, 502, 503)
+_PASSED_ON = ("Content-Type", "Retry-After", "Server-Timing")
+
+
+class Gateway:
+    """One gateway. Its only state is the fleet, which it could rebuild at any moment."""
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        name: str,
+        *,
+        fleet: Fleet,
+        proxy: Proxy,
+        signer: Signer,
+        keys: KeyRing | None,
+        gateway_metrics: metrics.GatewayMetrics,
+        registry: CollectorRegistry,
+    ) -> None:
+        self._settings = settings
+        self._name = name
+        self._fleet = fleet
+        self._proxy = proxy
+        self._signer = signer
+        self._keys = keys
+        self._metrics = gateway_metrics
+        self._registry = registry
+        self._replay = ReplayBuffer(body_bytes=settings.replay_body_bytes, total_bytes=settings.replay_total_bytes)
+        self._proxy_tickets: dict[tuple[str, str], tuple[float, str]] = {}
+        self.draining = False
+
+    def __repr__(self) -> str:
+        return f"<Gateway {self._name}: {self._fleet!r}>"
+
+    def public_app(self) -> web.Application:
+        app = web.Application(middlewares=[http.middleware(self._metrics, lambda: self.draining)])
+        for path in ("/predict", "/"):
+            app.router.add_post(path, self._predict, expect_handler=http.expect_nothing_yet)
+        app.router.add_get("/", self._welcome)
+        app.router.add_get("/lookup", self._lookup)
+        app.router.add_get("/status", self._status)
+        app.router.add_get("/livez", self._live)
+        app.router.add_get("/readyz", self._ready)
+        return app
+
+    def internal_app(self) -> web.Application:
+        app = web.Application(middlewares=[http.middleware(self._metrics, lambda: self.draining)])
+        app.router.add_get("/livez", self._live)
+        app.router.add_get("/readyz", self._ready)
+        app.router.add_get("/metrics", self._exposition)
+        return app
+
+    def _authenticate(self, request: web.Request) -> str:
+        if self._keys is None:
+            return "anonymous"
+        subject = self._keys.authenticate(http.bearer(request, header="X-API-Key"))
+        request[http.SUBJECT] = subject
+        return subject
+
+    def _wanted(self, request: web.Request) -> tuple[str, str | None]:
+        model = request.query.get("model") or self._fleet.default_model()
+        request[http.MODEL] = model
+        return model, request.query.get("version")
+
+    # Lookup
+
+    async def _lookup(self, request: web.Request) -> web.Response:
+        """Where to upload, with a ticket: as JSON, as one line of text, or as ``PORT/?ticket=…``."""
+        subject = self._authenticate(request)
+        uses = http.whole_number(request, "n", default=1, most=_MOST_USES)
+        style = request.query.get("format", "text" if _wants_text(request) else "json")
+        if style not in ("json", "text", "port"):
+            raise InvalidOption("format is json, text or port.")
+        choice, ticket = await self._grant(request, subject, uses)
+        base = _public_url(choice)
+        if style == "port":
+            return web.Response(text=f"{urlsplit(base).port or 80}/?ticket={ticket}\n")
+        if style == "text":
+            return web.Response(text=f"{base}/predict?ticket={ticket}\n")
+        model, _, version = choice.key.rpartition("@")
+        return http.json_response(
+            {
+                "worker": choice.name,
+                "incarnation": choice.worker.incarnation,
+                "model": model,
+                "version": version,
+                "url": f"{base}/predict",
+                "ticket": ticket,
+                "uses": uses,
+                "expires_in": self._settings.ticket_lifetime,
+                "max_bytes": self._settings.max_body_bytes,
+            }
+        )
+
+    async def _grant(self, request: web.Request, subject: str, uses: int) -> tuple[Choice, str]:
+        model, version = self._wanted(request)
+        excluded = frozenset(request.query.get("exclude", "").split(",")) - {""}
+        try:
+            choice = await self._fleet.await_choice(
+                model, version, exclude=excluded, public=True, patience=self._settings.patience
+            )
+        except ShoalError as error:
+            self._metrics.lookups.labels(model if error.status != 404 else "", error.code).inc()
+            raise
+        choice.worker.reserve(choice.key, uses)
+        self._metrics.lookups.labels(choice.key, "ok").inc()
+        ticket = self._signer.sign(
+            audience=choice.worker.incarnation,
+            model=choice.key,
+            subject=subject,
+            max_bytes=self._settings.max_body_bytes,
+            uses=uses,
+            lifetime=self._settings.ticket_lifetime,
+        )
+        return choice, ticket
+
+    # Proxy
+
+    async def _predict(self, request: web.Request) -> web.StreamResponse:
+        subject = self._authenticate(request)
+        if request.query.get("redirect") == "1":
+            return await self._redirect(request, subject)
+        http.check_length(request, self._settings.max_body_bytes)
+        deadline = time.monotonic() + http.timeout_of(request, self._settings.request_timeout)
+        model, version = self._wanted(request)
+        uploads = _uploads(request)
+        patience = min(self._settings.patience, deadline - time.monotonic())
+        await self._fleet.await_choice(model, version, exclude=frozenset(), public=False, patience=patience)
+        http.welcome_body(request)
+        async with self._replay.body(request, self._settings.max_body_bytes) as body:
+            self._metrics.bytes.labels("proxied").inc(len(body) if isinstance(body, bytes) else 0)
+            answer = await self._deliver(request, body, model, version, deadline, uploads)
+        headers = CIMultiDict((name, answer.headers[name]) for name in _PASSED_ON if name in answer.headers)
+        if "Shoal-Code" in answer.headers:
+            headers["Shoal-Code"] = answer.headers["Shoal-Code"]
+        return web.Response(status=answer.status, body=answer.body, headers=headers)
+
+    async def _deliver(
+        self, request: web.Request, body: Body, model: str, version: str | None, deadline: float, uploads: int
+    ) -> Answer:
+        """Send the body to a worker and, when that one fails, to another: the only layer that retries.
+
+        A worker that refused on the head of the request has executed nothing and does not count; of those
+        that may have, there are at most two. A body that streams is sent once.
+        """
+        excluded: Excluded = frozenset()
+        failure: ShoalError = BadGateway()
+        refusal: Answer | None = None
+        for _ in range(_MOST_TRIES):
+            patience = max(0.0, min(self._settings.patience, deadline - time.monotonic()))
+            choice = await self._fleet.await_choice(model, version, exclude=excluded, public=False, patience=patience)
+            choice.worker.reserve(choice.key, 1)
+            excluded |= {choice.worker.incarnation}
+            try:
+                answer = await self._send(request, choice, body, deadline)
+            except TimeoutError:
+                raise DeadlineExceeded from None
+            except NotSent as error:
+                log.warning("worker not reached", extra={"worker": choice.name, "error": str(error)})
+                choice.worker.failed()
+                failure = BadGateway()
+            except Broken as error:
+                log.warning("connection to worker broke", extra={"worker": choice.name, "error": str(error)})
+                choice.worker.failed()
+                uploads += 1
+                failure = BadGateway("The worker went away before it answered.")
+            else:
+                if answer.status not in _RETRYABLE_STATUS:
+                    return answer
+                refusal = answer
+            if uploads >= _MOST_UPLOADS or not isinstance(body, bytes):
+                break
+            self._metrics.retries.labels(failure.code if refusal is None else "refused").inc()
+        if refusal is not None:
+            return refusal
+        raise failure
+
+    async def _send(self, request: web.Request, choice: Choice, body: Body, deadline: float) -> Answer:
+        remaining = int((deadline - time.monotonic()) * 1000)
+        if remaining <= 0:
+            raise TimeoutError
+        headers = {
+            "Authorization": f"Bearer {self._proxy_ticket(choice)}",
+            "Content-Type": request.headers.get("Content-Type", "application/octet-stream"),
+            http.REQUEST_ID: logs.request_id.get(),
+            http.TIMEOUT_MS: str(remaining),
+        }
+        query = "&".join(
+            f"{name}={quote(value)}" for name, value in request.query.items() if name not in ("model", "version")
+        )
+        url = f"{choice.worker.member.internal_url}{request.path}" + (f"?{query}" if query else "")
+        answer = await self._proxy.send(url, body, headers, deadline=deadline)
+        if report := answer.headers.get(http.LOAD):
+            choice.worker.settle(msgspec.json.decode(report, type=LoadReport), whole=False)
+        return answer
+
+    def _proxy_ticket(self, choice: Choice) -> str:
+        """One ticket of many uses for each worker and model version, renewed at half its life."""
+        name = (choice.worker.incarnation, choice.key)
+        renew, ticket = self._proxy_tickets.get(name, (float("-inf"), ""))
+        if time.monotonic() > renew:
+            ticket = self._signer.sign(
+                audience=choice.worker.incarnation,
+                model=choice.key,
+                subject=f"gateway:{self._name}",
+                max_bytes=self._settings.max_body_bytes,
+                uses=0,
+                lifetime=_PROXY_TICKET_SECONDS,
+            )
+            present = {worker.incarnation for worker in self._fleet}
+            self._proxy_tickets = {n: t for n, t in self._proxy_tickets.items() if n[0] in present}
+            self._proxy_tickets[name] = (time.monotonic() + _PROXY_TICKET_SECONDS / 2, ticket)
+        return ticket
+
+    async def _redirect(self, request: web.Request, subject: str) -> web.Response:
+        choice, ticket = await self._grant(request, subject, 1)
+        location = f"{_public_url(choice)}{request.path}?ticket={ticket}"
+        return web.Response(status=307, headers={"Location": location})
+
+    # State
+
+    async def _welcome(self, request: web.Request) -> web.Response:
+        return web.Response(text=WELCOME)
+
+    async def _live(self, request: web.Request) -> web.Response:
+        return http.json_response({"live": True})
+
+    async def _ready(self, request: web.Request) -> web.Response:
+        if self.draining:
+            raise Draining("This gateway is draining.")
+        return http.json_response({"ready": True})
+
+    async def _status(self, request: web.Request) -> web.Response:
+        """Every worker with its state, and the load of its models."""
+        self._authenticate(request)
+        workers = [
+            {
+                "name": worker.member.name,
+                "incarnation": worker.incarnation,
+                "state": worker.state,
+                "zone": worker.member.zone,
+                "version": worker.member.version,
+                "public_url": worker.member.public_url,
+                "models": msgspec.to_builtins(worker.report.models) if worker.report else {},
+            }
+            for worker in sorted(self._fleet, key=lambda w: w.member.name)
+        ]
+        return http.json_response({"gateway": self._name, "version": VERSION, "workers": workers})
+
+    async def _exposition(self, request: web.Request) -> web.Response:
+        return web.Response(body=metrics.exposition(self._registry), headers={"Content-Type": metrics.CONTENT_TYPE})
+
+
+def _wants_text(request: web.Request) -> bool:
+    return request.headers.get("Accept", "").split(";")[0].split(",")[0].strip() == "text/plain"
+
+
+def _public_url(choice: Choice) -> str:
+    url = choice.worker.member.public_url
+    assert url is not None
+    return url.rstrip("/")
+
+
+def _uploads(request: web.Request) -> int:
+    """How many workers have seen this request already, as the SDK counts when it falls back to us."""
+    text = request.headers.get(http.UPLOADS, "0")
+    return int(text) if text in ("0", "1") else _MOST_UPLOADS - 1

@@ -1,0 +1,23 @@
+"""Send each request where it would wait least; among equals, in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from gateway.balancers import Candidate
+
+C = TypeVar("C", bound="Candidate")
+
+
+class LeastExpectedWait:
+    """The default: a slow or busy worker gets less, without a weight to configure."""
+
+    def __init__(self) -> None:
+        self._turn = 0
+
+    def choose(self, candidates: Sequence[C]) -> C:
+        self._turn += 1
+        start = self._turn % len(candidates)
+        return min([*candidates[start:], *candidates[:start]], key=lambda c: c.expected_wait)

@@ -1,0 +1,22 @@
+"""Send requests to the workers in turn, whatever their load."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from gateway.balancers import Candidate
+
+C = TypeVar("C", bound="Candidate")
+
+
+class RoundRobin:
+    """For fleets of equal machines, and to compare the other balancers with."""
+
+    def __init__(self) -> None:
+        self._turn = 0
+
+    def choose(self, candidates: Sequence[C]) -> C:
+        self._turn += 1
+        return candidates[self._turn % len(candidates)]

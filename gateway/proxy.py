@@ -1,0 +1,75 @@
+"""The byte path: one body to one worker and its answer back. Another way to carry bytes replaces this file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from aiohttp import (
+    ClientConnectionError,
+    ClientConnectorError,
+    ClientPayloadError,
+    ClientSession,
+    ClientTimeout,
+    DummyCookieJar,
+    TCPConnector,
+)
+
+from gateway.replay import Body
+
+_CONNECT_SECONDS = 2.0
+
+
+class NotSent(Exception):
+    """No connection: the worker has seen nothing."""
+
+
+class Broken(Exception):
+    """The connection broke after the request was begun: the worker may have executed it."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A worker's answer, whole."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Proxy:
+    """Connections to the workers. Construct with ``Proxy.open``."""
+
+    def __init__(self, session: ClientSession) -> None:
+        self._session = session
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls) -> AsyncIterator[Proxy]:
+        connector = TCPConnector(limit=0, keepalive_timeout=30)
+        async with ClientSession(
+            connector=connector,
+            cookie_jar=DummyCookieJar(),
+            auto_decompress=False,
+            timeout=ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
+        ) as session:
+            yield cls(session)
+
+    async def send(self, url: str, body: Body, headers: Mapping[str, str], *, deadline: float) -> Answer:
+        """POST ``body``. Raises ``NotSent`` or ``Broken``, and ``TimeoutError`` at ``deadline`` (monotonic)."""
+        timeout = ClientTimeout(total=max(0.001, deadline - time.monotonic()), sock_connect=_CONNECT_SECONDS)
+        try:
+            async with self._session.post(
+                url, data=body, headers=headers, timeout=timeout, allow_redirects=False
+            ) as response:
+                return Answer(response.status, response.headers, await response.read())
+        except ClientConnectorError as error:
+            raise NotSent(str(error)) from error
+        except TimeoutError as error:
+            if time.monotonic() < deadline - 0.01:  # the connection's own timeout
+                raise NotSent("no connection in time") from error
+            raise
+        except (ClientConnectionError, ClientPayloadError) as error:
+            raise Broken(str(error) or type(error).__name__) from error
