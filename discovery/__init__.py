@@ -1,0 +1,117 @@
+"""Who is alive: gateways and workers find one another through ``connect``, whatever the backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
+from pathlib import Path
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+from discovery.backend import Discovery, DiscoveryRefused, DiscoveryUnavailable, Membership, Watch
+from discovery.member import Directory, Member, Role
+
+__all__ = [
+    "Directory",
+    "Discovery",
+    "DiscoveryRefused",
+    "DiscoveryUnavailable",
+    "Member",
+    "Membership",
+    "Role",
+    "Watch",
+    "connect",
+]
+
+CONSUL_OPTIONS = ("ca", "cert", "check_interval", "dc", "key", "scheme", "service_prefix", "token")
+
+
+def connect(
+    url: str, *, token: str | None = None, snapshot_timeout: float | None = None
+) -> AbstractAsyncContextManager[Discovery]:
+    """The backend that ``url`` names, connected while the returned context is open.
+
+    * ``file:///absolute/directory`` or ``file://DIRECTORY``
+    * ``static://HOST:PORT,HOST:PORT`` (workers)
+    * ``consul://HOST:PORT``, ``consul+https://HOST:PORT``, with the options ``ca``, ``cert``, ``key`` (PEM files),
+      ``check_interval`` (seconds, 1), ``dc``, ``scheme``, ``service_prefix`` (``shoal``) and ``token``
+
+    ``token`` goes before the one in the URL. A watch waits ``snapshot_timeout`` seconds for its first snapshot,
+    or for ever. Raises ``ValueError`` when the URL says what there is not; its message never shows a token.
+    """
+    scheme = url.partition("://")[0]
+    if scheme not in _BACKENDS or "://" not in url:
+        raise ValueError(f"a discovery URL starts with one of {', '.join(f'{known}://' for known in _BACKENDS)}")
+    known, build = _BACKENDS[scheme]
+    parts = urlsplit(url)
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    unknown = sorted(options.keys() - set(known))
+    if unknown or parts.fragment:
+        there_are = f"there are {', '.join(known)}" if known else "there are none"
+        raise ValueError(f"unknown options of {scheme}://: {', '.join(unknown) or '#'}; {there_are}")
+    return build(parts, options, token, snapshot_timeout)
+
+
+def _file(
+    parts: SplitResult, options: dict[str, str], token: str | None, snapshot_timeout: float | None
+) -> AbstractAsyncContextManager[Discovery]:
+    from discovery.file import FileDiscovery
+
+    directory = unquote(parts.netloc + parts.path)
+    if not directory:
+        raise ValueError("file:// needs a directory")
+    return nullcontext(FileDiscovery(Path(directory), snapshot_timeout=snapshot_timeout))
+
+
+def _static(
+    parts: SplitResult, options: dict[str, str], token: str | None, snapshot_timeout: float | None
+) -> AbstractAsyncContextManager[Discovery]:
+    from discovery.static import StaticDiscovery
+
+    return nullcontext(StaticDiscovery((parts.netloc + parts.path).split(",")))
+
+
+def _consul(
+    parts: SplitResult, options: dict[str, str], token: str | None, snapshot_timeout: float | None
+) -> AbstractAsyncContextManager[Discovery]:
+    from discovery.consul import ConsulAgent, connect_consul  # py-consul imports a second HTTP library
+
+    scheme = "https" if parts.scheme == "consul+https" else options.get("scheme", "http")
+    if scheme not in ("http", "https"):
+        raise ValueError("the option scheme of consul:// is http or https")
+    if parts.path not in ("", "/") or parts.username is not None:
+        raise ValueError("consul:// takes a host and a port, and options; a token is one of them, or a parameter")
+    prefix = options.get("service_prefix", "shoal")
+    if not prefix.replace("-", "").isalnum() or not prefix.isascii() or prefix != prefix.lower():
+        raise ValueError("the option service_prefix of consul:// is made of a-z, 0-9 and -")
+    try:
+        check_interval = float(options.get("check_interval", "1"))
+    except ValueError:
+        check_interval = 0.0
+    if not 0.1 <= check_interval <= 3600:
+        raise ValueError("the option check_interval of consul:// is in seconds, from 0.1 to 3600")
+    agent = ConsulAgent(
+        host=parts.hostname or "127.0.0.1",
+        port=parts.port or (8501 if scheme == "https" else 8500),
+        scheme=scheme,
+        dc=options.get("dc"),
+        ca=options.get("ca"),
+        cert=options.get("cert"),
+        key=options.get("key"),
+    )
+    return connect_consul(
+        agent,
+        token=token or options.get("token"),
+        service_prefix=prefix,
+        check_interval=check_interval,
+        snapshot_timeout=snapshot_timeout,
+    )
+
+
+_Build = Callable[[SplitResult, dict[str, str], str | None, float | None], AbstractAsyncContextManager[Discovery]]
+
+_BACKENDS: dict[str, tuple[tuple[str, ...], _Build]] = {
+    "file": ((), _file),
+    "static": ((), _static),
+    "consul": (CONSUL_OPTIONS, _consul),
+    "consul+https": (CONSUL_OPTIONS, _consul),
+}
