@@ -1,0 +1,110 @@
+"""A model without TensorFlow whose answer is a function of the image's content and whose cost can be set.
+
+For trying a cluster, and for tests: anyone who has the image can compute the answer that must come back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import signal
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from shoal.wire import ImageInput, ModelCard
+from worker.models.parameters import Parameters, count, seconds, top_k_of
+from worker.models.runtime import Array, Runtime
+
+__all__ = ["Fake", "label_of", "load"]
+
+PREFIX = "fake-"
+OTHERS = (("second", 0.75), ("third", 0.25))
+
+
+def label_of(image: Array) -> str:
+    """The first label that the model gives to a uint8 RGB image of shape (size, size, 3): fake-<12 hex>."""
+    return PREFIX + _digest(image).hex()[:12]
+
+
+@dataclass(frozen=True)
+class Fake:
+    """The runtime. An execution of n images takes ``seconds_per_execution`` + n · ``seconds_per_image``.
+
+    An image whose label begins with ``crash_on`` kills the process by SIGKILL, one with ``fail_on`` raises
+    ``RuntimeError``, after the time of the execution; both are hexadecimal, and "" matches nothing.
+    """
+
+    card: ModelCard
+    seconds_per_execution: float = 0.0
+    seconds_per_image: float = 0.0
+    crash_on: str = ""
+    fail_on: str = ""
+
+    def warm_up(self) -> None:
+        """Nothing to do: its first execution is as fast as the rest."""
+
+    def run(self, batch: Array, options: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """See ``Runtime.run``. ``ValueError`` for a batch that is not of the card's shape or a bad option."""
+        side, most = self.card.input.height, self.card.max_batch_size
+        if batch.shape[1:] != (side, side, 3) or not 1 <= len(batch) <= most or len(batch) != len(options):
+            raise ValueError(f"a batch of shape {batch.shape} does not fit (1…{most}, {side}, {side}, 3)")
+        time.sleep(self.seconds_per_execution + len(batch) * self.seconds_per_image)
+        return [self._answer(image, top_k_of(option)) for image, option in zip(batch, options, strict=True)]
+
+    def _answer(self, image: Array, top_k: int) -> dict[str, Any]:
+        label = label_of(image)
+        if _matches(label, self.crash_on):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if _matches(label, self.fail_on):
+            raise RuntimeError(f"told to fail on {label}")
+        first = 0.5 + _digest(image)[-1] / 512
+        probabilities = {label: first} | {other: (1 - first) * share for other, share in OTHERS}
+        predictions = [
+            {"label": name, "index": index, "probability": probability}
+            for index, (name, probability) in enumerate(probabilities.items())
+        ]
+        return {"predictions": predictions[:top_k]}
+
+
+def load(*, version: str, **parameters: str) -> Runtime:
+    """Raises ``ValueError`` that lists every bad parameter.
+
+    Parameters: ``seconds_per_execution`` and ``seconds_per_image`` (0 or more), ``size`` (side of the input in
+    pixels, default 32), ``max_batch_size`` (default 32), ``crash_on`` and ``fail_on`` (the label of an image,
+    or how its hexadecimal part begins).
+    """
+    given = Parameters("fake", parameters)
+    seconds_per_execution = given.take("seconds_per_execution", seconds, 0.0)
+    seconds_per_image = given.take("seconds_per_image", seconds, 0.0)
+    size = given.take("size", count(1, 4096), 32)
+    max_batch_size = given.take("max_batch_size", count(1, 1024), 32)
+    crash_on = given.take("crash_on", _start_of_label, "")
+    fail_on = given.take("fail_on", _start_of_label, "")
+    given.check()
+    card = ModelCard(
+        model="fake",
+        version=version,
+        digest=hashlib.sha256(b"fake").hexdigest(),
+        task="classification",
+        input=ImageInput(name="image", height=size, width=size, crop="squash"),
+        max_batch_size=max_batch_size,
+    )
+    return Fake(card, seconds_per_execution, seconds_per_image, crash_on, fail_on)
+
+
+def _digest(image: Array) -> bytes:
+    return hashlib.blake2b(image.tobytes(), digest_size=7).digest()
+
+
+def _matches(label: str, start: str) -> bool:
+    return start != "" and label.startswith(PREFIX + start)
+
+
+def _start_of_label(text: str) -> str:
+    start = text.removeprefix(PREFIX)
+    if not re.fullmatch("[0-9a-f]{1,12}", start):
+        raise ValueError("must be a label, or 1 to 12 hexadecimal digits (0-9a-f) that it begins with")
+    return start
