@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from gateway.fleet import Choice, Excluded, Fleet
 from gateway.proxy import Answer, Broken, NotSent, Proxy
-from gateway.replay import Body, ReplayBuffer
+from gateway.replay import Body, ReplayBuffer, Stream
 from shoal import http, logs, metrics
 from shoal.errors import BadGateway, DeadlineExceeded, Draining, InvalidOption, ShoalError
 from shoal.keys import KeyRing
@@ -128,9 +128,8 @@ class Gateway:
         model, version = self._wanted(request)
         excluded = frozenset(request.query.get("exclude", "").split(",")) - {""}
         try:
-            choice = await self._fleet.await_choice(
-                model, version, exclude=excluded, public=True, patience=self._settings.patience
-            )
+            await self._fleet.await_open(model, version, public=True, patience=self._settings.patience)
+            choice = self._fleet.choose(model, version, exclude=excluded, public=True)
         except ShoalError as error:
             self._metrics.lookups.labels(model if error.status != 404 else "", error.code).inc()
             raise
@@ -157,9 +156,9 @@ class Gateway:
         model, version = self._wanted(request)
         uploads = _uploads(request)
         patience = min(self._settings.patience, deadline - time.monotonic())
-        await self._fleet.await_choice(model, version, exclude=frozenset(), public=False, patience=patience)
+        await self._fleet.await_open(model, version, public=False, patience=patience)
         http.welcome_body(request)
-        async with self._replay.body(request, self._settings.max_body_bytes) as body:
+        async with self._replay.body(request, limit=self._settings.max_body_bytes, deadline=deadline) as body:
             self._metrics.bytes.labels("proxied").inc(len(body) if isinstance(body, bytes) else 0)
             answer = await self._deliver(request, body, model, version, deadline, uploads)
         headers = CIMultiDict((name, answer.headers[name]) for name in _PASSED_ON if name in answer.headers)
@@ -180,7 +179,8 @@ class Gateway:
         refusal: Answer | None = None
         for _ in range(_MOST_TRIES):
             patience = max(0.0, min(self._settings.patience, deadline - time.monotonic()))
-            choice = await self._fleet.await_choice(model, version, exclude=excluded, public=False, patience=patience)
+            await self._fleet.await_open(model, version, public=False, patience=patience)
+            choice = self._fleet.choose(model, version, exclude=excluded)
             choice.worker.reserve(choice.key, 1)
             excluded |= {choice.worker.incarnation}
             try:
@@ -192,6 +192,8 @@ class Gateway:
                 choice.worker.failed()
                 failure = BadGateway()
             except Broken as error:
+                if isinstance(body, Stream) and body.failure is not None:
+                    raise body.failure from None
                 log.warning("connection to worker broke", extra={"worker": choice.name, "error": str(error)})
                 choice.worker.failed()
                 uploads += 1

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import msgspec
@@ -21,7 +21,7 @@ from discovery import Member, Watch
 from gateway.balancers import Balancer
 from shoal.errors import NoWorker, QueueFull, UnknownModel
 from shoal.metrics import GatewayMetrics
-from shoal.wire import LoadReport, ModelLoad
+from shoal.wire import LoadReport, ModelLoad, model_key
 
 log = logging.getLogger(__name__)
 
@@ -59,10 +59,10 @@ class Worker:
 
     def settle(self, report: LoadReport, *, whole: bool = True) -> None:
         """Take a report: its absolute numbers replace what we had guessed since the last one."""
+        for key in report.models:
+            self._sent.pop(key, None)
         if not whole and self.report:
             report = msgspec.structs.replace(report, models={**self.report.models, **report.models})
-        else:
-            self._sent.clear()
         self.report = report
         self._heard = time.monotonic()
         self.reachable = True
@@ -113,7 +113,7 @@ class Fleet:
         self._metrics = metrics
         self._workers: dict[str, Worker] = {}
         self._pollers: dict[str, asyncio.Task[None]] = {}
-        self._known_models: dict[str, None] = {}
+        self._known: dict[str, None] = {}  # every model version that was ever ready here, in order
         self._turned_up = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -166,7 +166,7 @@ class Fleet:
         while True:
             await self._poll(worker)
             gone = worker.vanished is not None and (
-                not worker.reachable or time.monotonic() - worker.vanished > _VANISHED_SECONDS
+                worker.state == "unreachable" or time.monotonic() - worker.vanished > _VANISHED_SECONDS
             )
             if gone:
                 del self._workers[key], self._pollers[key]
@@ -182,13 +182,14 @@ class Fleet:
                 body = await response.read()
                 response.raise_for_status()
             worker.settle(msgspec.json.decode(body, type=LoadReport))
-        except (ClientError, TimeoutError, OSError, msgspec.MsgspecError) as error:
+        except TimeoutError:
+            log.info("worker slow to report", extra={"worker": worker.member.name})  # out when its report is stale
+        except (ClientError, OSError, msgspec.MsgspecError) as error:
             worker.failed()
             if before == "ready":
                 log.warning("worker unreachable", extra={"worker": worker.member.name, "error": repr(error)})
         if worker.state == "ready":
-            for load in worker.report.models if worker.report else ():
-                self._known_models[load.rpartition("@")[0]] = None
+            self._known |= dict.fromkeys(worker.report.models if worker.report else ())
             self._turned_up.set()
         if worker.state != before:
             for state in ("ready", "draining", "unreachable"):
@@ -196,28 +197,36 @@ class Fleet:
 
     def default_model(self) -> str:
         """The first model of the first worker. Raises ``NoWorker`` while there is none."""
-        for model in self._known_models:
-            return model
+        for key in self._known:
+            return key.rpartition("@")[0]
         raise NoWorker
 
-    def choose(
+    def open_choices(
         self, model: str, version: str | None, *, exclude: Excluded = frozenset(), public: bool = False
-    ) -> Choice:
-        """The worker for one request, by the balancer; ``exclude`` names incarnations to avoid if possible.
+    ) -> list[Choice]:
+        """The workers that could take a request now; ``exclude`` names incarnations to avoid if possible.
 
         Raises ``UnknownModel``, ``NoWorker``, or ``QueueFull`` with the shortest wait in ``retry_after``.
         """
         ready = [w for w in self if w.state == "ready" and (w.member.public_url or not public)]
         choices = self._serving(ready, model, version)
         if not choices:
-            if model not in self._known_models and self._known_models:
-                raise UnknownModel(f"There is no model {model!r}; there are {', '.join(sorted(self._known_models))}.")
+            known = (key.rpartition("@") for key in self._known)
+            if self._known and not any(name == model and version in (None, number) for name, _, number in known):
+                wanted = model if version is None else model_key(model, version)
+                raise UnknownModel(f"There is no model {wanted!r}; there are {', '.join(sorted(self._known))}.")
             raise NoWorker
         choices = [c for c in choices if c.worker.incarnation not in exclude] or choices
         free = [c for c in choices if c.worker.has_room(c.key)]
         if not free:
             raise QueueFull("Every worker is full.", retry_after=min(c.expected_wait for c in choices))
-        return self._balancer.choose(sorted(free, key=lambda c: c.name))
+        return sorted(free, key=lambda c: c.name)
+
+    def choose(
+        self, model: str, version: str | None, *, exclude: Excluded = frozenset(), public: bool = False
+    ) -> Choice:
+        """The worker for one request, by the balancer. Raises as ``open_choices``."""
+        return self._balancer.choose(self.open_choices(model, version, exclude=exclude, public=public))
 
     def _serving(self, workers: list[Worker], model: str, version: str | None) -> list[Choice]:
         """Those that serve the version (by default the highest), the ready ones before the restarting ones."""
@@ -232,23 +241,20 @@ class Fleet:
                 return by_key[max(by_key, key=_version_order)]
         return []
 
-    async def await_choice(
-        self, model: str, version: str | None, *, exclude: Excluded, public: bool, patience: float
-    ) -> Choice:
-        """``choose``, but when there is no worker, wait up to ``patience`` seconds for one to turn up."""
+    async def await_open(self, model: str, version: str | None, *, public: bool, patience: float) -> None:
+        """When there is no worker, wait up to ``patience`` seconds for one to turn up. Raises as ``open_choices``."""
         deadline = time.monotonic() + patience
         while True:
             try:
-                return self.choose(model, version, exclude=exclude, public=public)
+                self.open_choices(model, version, public=public)
+                return
             except NoWorker:
                 if time.monotonic() >= deadline:
                     raise
             self._turned_up.clear()
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(deadline - time.monotonic()):
                     await self._turned_up.wait()
-            except TimeoutError:
-                continue
 
 
 def _version_order(key: str) -> tuple[int, str]:

@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from aiohttp import web
 
-from shoal.errors import BodyTooLarge
+from shoal.errors import BodyTooLarge, ShoalError, UploadTimeout
 
-Body = bytes | AsyncIterator[bytes]
+
+class Stream:
+    """A body that passes through once. ``failure`` says why it broke off, when that was not the worker's doing."""
+
+    def __init__(self, request: web.Request, limit: int, start: bytes) -> None:
+        self._request = request
+        self._limit = limit
+        self._start = start
+        self.failure: ShoalError | None = None
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        size = len(self._start)
+        if self._start:
+            yield self._start
+        async for chunk in self._request.content.iter_any():
+            size += len(chunk)
+            if size > self._limit:
+                self.failure = BodyTooLarge(f"The body has more than {self._limit} bytes.")
+                raise self.failure
+            yield chunk
+
+
+Body = bytes | Stream
 
 
 class ReplayBuffer:
@@ -23,22 +46,24 @@ class ReplayBuffer:
         return f"<ReplayBuffer {self._free} bytes free>"
 
     @asynccontextmanager
-    async def body(self, request: web.Request, limit: int) -> AsyncIterator[Body]:
+    async def body(self, request: web.Request, *, limit: int, deadline: float) -> AsyncIterator[Body]:
         """The body of ``request``: its bytes when they fit, else a stream that can be read once.
 
-        Reading more than ``limit`` bytes raises ``BodyTooLarge``.
+        Raises ``UploadTimeout`` when the bytes have not come by ``deadline`` (monotonic). Reading more than
+        ``limit`` bytes of a stream raises ``BodyTooLarge``.
         """
         most = self._body_bytes if request.content_length is None else request.content_length
         if most > min(self._body_bytes, self._free):
-            yield _stream(request, limit, b"")
+            yield Stream(request, limit, b"")
             return
         self._free -= most
         try:
-            start = await _up_to(request, most)
-            if request.content.at_eof():
-                yield start
-            else:
-                yield _stream(request, limit, start)
+            try:
+                async with asyncio.timeout_at(deadline):
+                    start = await _up_to(request, most)
+            except TimeoutError:
+                raise UploadTimeout from None
+            yield start if request.content.at_eof() else Stream(request, limit, start)
         finally:
             self._free += most
 
@@ -46,21 +71,8 @@ class ReplayBuffer:
 async def _up_to(request: web.Request, most: int) -> bytes:
     parts: list[bytes] = []
     size = 0
-    while size < most or not parts:
+    while size <= most and not request.content.at_eof():
         chunk = await request.content.readany()
-        if not chunk:
-            break
         parts.append(chunk)
         size += len(chunk)
     return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-async def _stream(request: web.Request, limit: int, start: bytes) -> AsyncIterator[bytes]:
-    size = len(start)
-    if start:
-        yield start
-    async for chunk in request.content.iter_any():
-        size += len(chunk)
-        if size > limit:
-            raise BodyTooLarge(f"The body has more than {limit} bytes.")
-        yield chunk

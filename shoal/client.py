@@ -1,21 +1,18 @@
 """The SDK: ask a gateway where to, upload the image straight to that worker, and get the answer.
 
-One implementation, ``AsyncClient``; ``Client`` runs it on a thread of its own for code that is not async.
-Only the standard library and aiohttp are needed.
+Only the standard library and aiohttp are needed. ``shoal.blocking`` is the same for code that is not async.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import queue
-import threading
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Literal, Self, TypeVar
+from typing import IO, Any, Literal, Self
 
 import aiohttp
 
@@ -24,7 +21,6 @@ from shoal.errors import ConnectionFailed, DeadlineExceeded, NoWorker, QueueFull
 
 Image = bytes | str | Path | IO[bytes]
 Mode = Literal["direct", "proxy"]
-T = TypeVar("T")
 
 _MOST_USES = 16
 _MOST_UPLOADS = 2  # workers that may see a complete upload of one image
@@ -334,79 +330,3 @@ async def _read(image: Image) -> bytes:
     if isinstance(image, str | Path):
         return await asyncio.to_thread(Path(image).read_bytes)
     return await asyncio.to_thread(image.read)
-
-
-class Client:
-    """``AsyncClient`` for code that is not async: the same arguments, methods and errors.
-
-    Safe to share between threads. Use it as a context manager, or call ``close``.
-    """
-
-    def __init__(
-        self, gateway: str, *, api_key: str | None = None, mode: Mode = "direct", timeout: float = 30.0
-    ) -> None:
-        self._client = AsyncClient(gateway, api_key=api_key, mode=mode, timeout=timeout)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
-
-    def __repr__(self) -> str:
-        return repr(self._client).replace("AsyncClient", "Client", 1)
-
-    def __enter__(self) -> Self:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="shoal-client", daemon=True)
-        self._thread.start()
-        self._wait(self._client.__aenter__())
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close every connection. A closed client can be entered again."""
-        if self._loop is None or self._thread is None:
-            return
-        self._wait(self._client.__aexit__(None, None, None))
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-        self._loop = self._thread = None
-
-    def predict(self, image: Image, **options: Any) -> Answer:
-        """As ``AsyncClient.predict``."""
-        return self._wait(self._client.predict(image, **options))
-
-    def predict_many(self, images: Iterable[Image], **options: Any) -> Iterator[Outcome]:
-        """As ``AsyncClient.predict_many``."""
-        outcomes: queue.SimpleQueue[Outcome | None] = queue.SimpleQueue()
-
-        async def pump() -> None:
-            try:
-                async for outcome in self._client.predict_many(images, **options):
-                    outcomes.put(outcome)
-            finally:
-                outcomes.put(None)
-
-        future = self._submit(pump())
-        try:
-            while (outcome := outcomes.get()) is not None:
-                yield outcome
-            future.result()
-        finally:
-            future.cancel()
-
-    def status(self) -> dict[str, Any]:
-        """As ``AsyncClient.status``."""
-        return self._wait(self._client.status())
-
-    def _submit(self, work: Coroutine[Any, Any, T]) -> Any:
-        if self._loop is None:
-            work.close()
-            raise RuntimeError("use the client as a context manager")
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
-
-    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
-        result: T = self._submit(work).result()
-        return result

@@ -45,7 +45,7 @@ def parse(text: str) -> dict[str, str]:
 
 
 def _digest(key: str) -> str:
-    return hashlib.sha256(key.encode()).hexdigest()
+    return hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()
 
 
 def add(path: Path, name: str) -> str:
@@ -56,7 +56,8 @@ def add(path: Path, name: str) -> str:
     if name in parse(text).values():
         raise ValueError(f"there is a key named {name!r} already")
     key = _PREFIX + secrets.token_urlsafe(32)
-    write_whole(path, f"{text}{name} sha256:{_digest(key)}\n", mode=0o600)
+    gap = "" if text.endswith("\n") or not text else "\n"
+    write_whole(path, f"{text}{gap}{name} sha256:{_digest(key)}\n", mode=0o600)
     return key
 
 

@@ -192,7 +192,7 @@ async def _main() -> int:
     stop.listen()
     lines = service.lines_of_stdin()
     orders = msgspec.json.decode(await anext(lines), type=Orders)
-    logs.configure(orders.log_level, role="model", process=orders.process, pid=str(os.getpid()))
+    logs.configure(orders.log_level, role="model", model_process=orders.process, pid=str(os.getpid()))
     runtime = await asyncio.to_thread(_load, orders.model)
     metrics = ModelMetrics(CollectorRegistry())
     async with Queue.connect(orders.redis) as queue:

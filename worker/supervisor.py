@@ -237,7 +237,7 @@ class Supervisor:
             return
         if moved or culprits:
             self._metrics.reclaimed.labels(model.key).inc(moved + len(culprits))
-            log.warning("reclaimed", extra={"model": model.key, "process": model.process, "jobs": moved})
+            log.warning("reclaimed", extra={"model": model.key, "dead": model.process, "jobs": moved})
 
     def _models_changed(self) -> None:
         for model in self.models:

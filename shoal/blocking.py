@@ -1,0 +1,91 @@
+"""``Client``: the SDK for code that is not async, which is ``AsyncClient`` on a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Coroutine, Iterable, Iterator
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from shoal.answers import Answer, Outcome
+from shoal.client import AsyncClient, Image, Mode
+
+T = TypeVar("T")
+
+
+class Client:
+    """``AsyncClient`` for code that is not async: the same arguments, methods and errors.
+
+    Safe to share between threads. Use it as a context manager, or call ``close``.
+    """
+
+    def __init__(
+        self, gateway: str, *, api_key: str | None = None, mode: Mode = "direct", timeout: float = 30.0
+    ) -> None:
+        self._client = AsyncClient(gateway, api_key=api_key, mode=mode, timeout=timeout)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    def __repr__(self) -> str:
+        return repr(self._client).replace("AsyncClient", "Client", 1)
+
+    def __enter__(self) -> Self:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="shoal-client", daemon=True)
+        self._thread.start()
+        self._wait(self._client.__aenter__())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close every connection. A closed client can be entered again."""
+        if self._loop is None or self._thread is None:
+            return
+        self._wait(self._client.__aexit__(None, None, None))
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        self._loop = self._thread = None
+
+    def predict(self, image: Image, **options: Any) -> Answer:
+        """As ``AsyncClient.predict``."""
+        return self._wait(self._client.predict(image, **options))
+
+    def predict_many(self, images: Iterable[Image], **options: Any) -> Iterator[Outcome]:
+        """As ``AsyncClient.predict_many``."""
+        outcomes: queue.SimpleQueue[Outcome | None] = queue.SimpleQueue()
+
+        async def pump() -> None:
+            try:
+                async for outcome in self._client.predict_many(images, **options):
+                    outcomes.put(outcome)
+            finally:
+                outcomes.put(None)
+
+        future = self._submit(pump())
+        try:
+            while (outcome := outcomes.get()) is not None:
+                yield outcome
+            future.result()
+        finally:
+            future.cancel()
+
+    def status(self) -> dict[str, Any]:
+        """As ``AsyncClient.status``."""
+        return self._wait(self._client.status())
+
+    def _submit(self, work: Coroutine[Any, Any, T]) -> Any:
+        if self._loop is None:
+            work.close()
+            raise RuntimeError("use the client as a context manager")
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        result: T = self._submit(work).result()
+        return result
