@@ -7,12 +7,13 @@ import os
 import socket
 import sys
 import uuid
+from contextlib import AbstractAsyncContextManager
 
 from aiohttp import ClientSession, DummyCookieJar, TCPConnector
 from prometheus_client import CollectorRegistry
 
 import discovery
-from discovery import Member
+from discovery import Discovery, Member
 from gateway.app import Gateway
 from gateway.balancers import BALANCERS
 from gateway.fleet import Fleet
@@ -26,7 +27,9 @@ from shoal.version import VERSION
 log = logging.getLogger("gateway")
 
 
-async def serve(settings: GatewaySettings, signer: Signer, keys: KeyRing | None) -> int:
+async def serve(
+    settings: GatewaySettings, signer: Signer, keys: KeyRing | None, connecting: AbstractAsyncContextManager[Discovery]
+) -> int:
     """The life of a gateway: know the fleet, listen, register; then leave, wait, finish, end."""
     stop = service.Stop()
     stop.listen()
@@ -42,7 +45,7 @@ async def serve(settings: GatewaySettings, signer: Signer, keys: KeyRing | None)
         service.background(*lifeline),
         ClientSession(connector=TCPConnector(limit=0), cookie_jar=DummyCookieJar()) as polling,
         Proxy.open() as proxy,
-        discovery.connect(settings.discovery, token=settings.discovery_token.get_secret_value() or None) as backend,
+        connecting as backend,
         backend.watch("worker") as watch,
         Fleet.follow(
             watch,
@@ -98,6 +101,7 @@ def main() -> int:
         assert settings.ticket_key is not None
         signer = Signer.load(settings.ticket_key)
         keys = KeyRing(settings.api_keys) if settings.authentication == "required" and settings.api_keys else None
+        connecting = discovery.connect(settings.discovery, token=settings.discovery_token.get_secret_value() or None)
     except InvalidSettings as error:
         sys.stderr.write("".join(f"gateway: {problem}\n" for problem in error.problems))
         return 2
@@ -106,7 +110,7 @@ def main() -> int:
         return 2
     if settings.lifeline:
         processes.die_with_parent()
-    return service.run(serve(settings, signer, keys))
+    return service.run(serve(settings, signer, keys, connecting))
 
 
 if __name__ == "__main__":

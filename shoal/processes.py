@@ -89,9 +89,7 @@ class Child:
             if isinstance(event, dict):
                 yield event
             else:
-                log.warning(
-                    "unexpected output", extra={"child": self.name, "line": line[:200].decode(errors="replace")}
-                )
+                log.info("output", extra={"child": self.name, "line": line[:200].decode(errors="replace")})
 
     async def wait(self) -> int:
         return await self._process.wait()

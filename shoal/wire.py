@@ -13,7 +13,7 @@ import msgspec
 
 ENVELOPE_VERSION = 1
 
-Status = Literal["loading", "ready", "failed", "stopping"]
+Status = Literal["loading", "ready", "restarting", "failed", "stopping"]
 
 
 class Tensor(msgspec.Struct, frozen=True):
@@ -121,7 +121,7 @@ class NodeState(msgspec.Struct, frozen=True, omit_defaults=True):
     models: dict[str, ModelState] = {}
 
 
-class ModelLoad(msgspec.Struct, frozen=True, omit_defaults=True):
+class ModelLoad(msgspec.Struct, frozen=True):
     """The load of one model version on one node. ``queue_depth`` counts waiting and executing jobs."""
 
     status: Status

@@ -13,7 +13,7 @@ from shoal.settings import InvalidSettings, WorkerSettings
 def main() -> int:
     try:
         settings = WorkerSettings.load(sys.argv[1:])
-        check_models(settings)
+        check(settings)
     except InvalidSettings as error:
         sys.stderr.write("".join(f"worker: {problem}\n" for problem in error.problems))
         return 2
@@ -27,15 +27,21 @@ def main() -> int:
         return service.run(supervisor.main(settings))
 
 
-def check_models(settings: WorkerSettings) -> None:
+def check(settings: WorkerSettings) -> None:
+    """What the settings name must exist. Raises ``InvalidSettings`` with all that does not."""
+    import discovery
     from worker.models.catalogue import Specification
 
     problems = []
-    for text in settings.models:
-        try:
-            Specification.parse(text)
-        except ValueError as error:
-            problems.append(f"models: {error}")
+    for setting, values, exists in (
+        ("models", settings.models, Specification.parse),
+        ("discovery", (settings.discovery,), discovery.connect),
+    ):
+        for value in values:
+            try:
+                exists(value)
+            except ValueError as error:
+                problems.append(f"{setting}: {error}")
     if problems:
         raise InvalidSettings(problems)
 

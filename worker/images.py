@@ -81,38 +81,32 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
 
 
 def _fit(image: Image.Image, spec: ImageInput) -> Pixels:
-    orientation = image.getexif().get(ExifTags.Base.Orientation, 1) if image.format != "GIF" else 1
-    height, width = (spec.width, spec.height) if orientation in _SIDEWAYS else (spec.height, spec.width)
-    if spec.crop == "center":
-        keep = min(image.width / width, image.height / height)
-        keep *= min(width / (width + spec.margin), height / (height + spec.margin))
-    else:
-        keep = 0.0
-    if image.format == "JPEG":
-        _draft(image, width, height, keep)
-        if keep:
-            keep = min(image.width / width, image.height / height)
-            keep *= min(width / (width + spec.margin), height / (height + spec.margin))
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    width, height = (spec.height, spec.width) if orientation in _SIDEWAYS else (spec.width, spec.height)
+    if image.format == "JPEG":  # decode at 1/2, 1/4 or 1/8 while what is kept still has the model's size
+        left, top, right, bottom = _kept(image, width, height, spec)
+        image.draft(
+            "RGB",
+            (math.ceil(image.width * width / (right - left)), math.ceil(image.height * height / (bottom - top))),
+        )
     if image.mode.startswith("I"):  # 16 bits a channel, grey
         image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
     elif image.mode not in ("RGB", "L"):
         image = image.convert("RGB")
-    box = None
-    if keep:
-        side_x, side_y = math.floor(keep * width), math.floor(keep * height)
-        left, top = round((image.width - side_x) / 2), round((image.height - side_y) / 2)
-        box = (left, top, left + max(1, side_x), top + max(1, side_y))
-    image = image.resize((width, height), _RESAMPLE[spec.resample], box=box)
+    image = image.resize((width, height), _RESAMPLE[spec.resample], box=_kept(image, width, height, spec))
     if orientation in _UPRIGHT:
         image = image.transpose(_UPRIGHT[orientation])
-    if image.mode != "RGB":
-        image = image.convert("RGB")
-    return np.asarray(image)
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def _draft(image: Image.Image, width: int, height: int, keep: float) -> None:
-    """Let libjpeg decode at 1/2, 1/4 or 1/8 when the part that is kept still has the model's size."""
-    if keep:
-        image.draft("RGB", (math.ceil(image.width / keep), math.ceil(image.height / keep)))
-    else:
-        image.draft("RGB", (width, height))
+def _kept(image: Image.Image, width: int, height: int, spec: ImageInput) -> tuple[int, int, int, int]:
+    """The part of the picture that a model of this width and height sees: left, top, right, bottom.
+
+    The centre crop is EfficientNet's own evaluation crop, to the pixel.
+    """
+    if spec.crop == "squash":
+        return 0, 0, image.width, image.height
+    scale = min(image.width / (width + spec.margin), image.height / (height + spec.margin))
+    side_x, side_y = max(1, int(scale * width)), max(1, int(scale * height))
+    left, top = (image.width - side_x + 1) // 2, (image.height - side_y + 1) // 2
+    return left, top, left + side_x, top + side_y

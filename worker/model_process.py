@@ -31,6 +31,7 @@ log = logging.getLogger("worker.model_process")
 
 _CLAIM_WAIT = 0.5
 _REPORT_INTERVAL = 0.2
+_TRIAL = 8
 
 
 class Orders(msgspec.Struct, frozen=True):
@@ -193,23 +194,35 @@ async def _main() -> int:
     lines = service.lines_of_stdin()
     orders = msgspec.json.decode(await anext(lines), type=Orders)
     logs.configure(orders.log_level, role="model", model_process=orders.process, pid=str(os.getpid()))
-    runtime = await asyncio.to_thread(_load, orders.model)
+    try:
+        runtime, seconds_per_image = await asyncio.to_thread(_load, orders.model)
+    except Exception as error:
+        log.exception("the model does not load")
+        processes.tell_parent({"event": "failed", "reason": str(error)})
+        return 1
     metrics = ModelMetrics(CollectorRegistry())
     async with Queue.connect(orders.redis) as queue:
         executor = Executor(runtime, queue, orders.process, metrics)
         with contextlib.closing(executor):
-            processes.tell_parent({"event": "ready", "card": json.loads(msgspec.json.encode(runtime.card))})
+            card = json.loads(msgspec.json.encode(runtime.card))
+            processes.tell_parent({"event": "ready", "card": card, "seconds_per_image": seconds_per_image})
             async with service.background(service.hold_lifeline(lines), _report(executor)):
                 await executor.serve(stop)
     return 0
 
 
-def _load(model: str) -> Runtime:
+def _load(model: str) -> tuple[Runtime, float]:
+    """The warm model, and what an image costs in a batch of moderate size, until real ones tell."""
     started = time.monotonic()
     runtime = Specification.parse(model).load()
     runtime.warm_up()
-    log.info("loaded", extra={"model": runtime.card.key, "seconds": round(time.monotonic() - started, 2)})
-    return runtime
+    size = min(_TRIAL, runtime.card.max_batch_size)
+    images = np.zeros((size, runtime.card.input.height, runtime.card.input.width, 3), dtype=np.uint8)
+    loaded = time.monotonic()
+    runtime.run(images, [{} for _ in images])
+    seconds_per_image = (time.monotonic() - loaded) / size
+    log.info("loaded", extra={"model": runtime.card.key, "seconds": round(loaded - started, 2)})
+    return runtime, seconds_per_image
 
 
 if __name__ == "__main__":

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from shoal.processes import bound
 
+_LONGEST_SOCKET = 107  # sun_path of unix(7), less its closing zero
+
 
 class NoRedisServer(Exception):
-    """There is no Redis server to start."""
+    """There is no Redis server that could be started."""
 
 
 def executable() -> str:
@@ -45,4 +47,8 @@ def command(folder: Path, *, most_bytes: int, program: str | None = None) -> lis
 
 
 def socket_of(folder: Path) -> Path:
-    return folder / "redis.sock"
+    """Raises ``NoRedisServer`` when the path is longer than a socket's can be."""
+    path = folder / "redis.sock"
+    if len(os.fsencode(path)) > _LONGEST_SOCKET:
+        raise NoRedisServer(f"{path} is too long for a socket ({_LONGEST_SOCKET} bytes): set TMPDIR to a shorter path")
+    return path

@@ -58,22 +58,22 @@ class ModelKeeper:
         self.key = model_key(self.specification.model, self.specification.entry.version)
         self.state = ModelState(status="loading")
         self.process = ""
+        self.reason = ""
         self._told = (0, 0.0)
 
     def __repr__(self) -> str:
         return f"<ModelKeeper {self.key} {self.state.status}>"
 
-    def loaded(self, card: ModelCard) -> None:
+    def loaded(self, card: ModelCard, seconds_per_image: float) -> None:
         self._told = (0, 0.0)
-        seconds = self.state.seconds_per_image
-        self.state = ModelState(status="ready", card=card, processes=1, seconds_per_image=seconds)
+        self.state = ModelState(status="ready", card=card, processes=1, seconds_per_image=seconds_per_image)
 
     def executed(self, images: int, seconds: float) -> None:
         """Cumulative counts of the running process."""
         more, spent = images - self._told[0], seconds - self._told[1]
         self._told = (images, seconds)
         if more > 0:
-            old = self.state.seconds_per_image or spent / more
+            old = self.state.seconds_per_image
             smoothed = old + _SMOOTHING * (spent / more - old)
             self.state = msgspec.structs.replace(self.state, seconds_per_image=smoothed)
 
@@ -206,8 +206,10 @@ class Supervisor:
         def heard(child: Child, event: dict[str, Any]) -> None:
             match event.get("event"):
                 case "ready":
-                    model.loaded(msgspec.convert(event["card"], ModelCard))
+                    model.loaded(msgspec.convert(event["card"], ModelCard), event["seconds_per_image"])
                     self._models_changed()
+                case "failed":
+                    model.reason = event["reason"]
                 case "executed":
                     model.executed(event["images"], event["seconds"])
                     self._broadcast()
@@ -219,8 +221,8 @@ class Supervisor:
             await self._reclaim(model, queue)
             if not keeper.is_stopping:
                 self._metrics.deaths.labels("model").inc()
-                if model.state.card is None and keeper.deaths >= _TRIES_TO_LOAD:
-                    raise CannotStart(f"the model {model.text} does not load; its log says why")
+                if model.state.card is None and (model.reason or keeper.deaths >= _TRIES_TO_LOAD):
+                    raise CannotStart(f"the model {model.text} does not load: {model.reason or 'its process dies'}")
 
         keeper = Keeper(f"model {model.key}", start, heard=heard, buried=buried, stop_timeout=_MODEL_STOP)
         return keeper
@@ -365,7 +367,7 @@ async def main(settings: WorkerSettings) -> int:
             *([service.hold_lifeline(service.lines_of_stdin())] if settings.lifeline else [])
         ):
             await Supervisor(settings).run(stop)
-    except* CannotStart as group:
+    except* (CannotStart, redis_server.NoRedisServer) as group:
         log.error("cannot start", extra={"error": str(_leaf(group))})
         code = 1
     return code
