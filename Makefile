@@ -1,0 +1,58 @@
+# The verbs people type; continuous integration types the same.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+# Photos for the tests, out of two packages whose own dependencies no test needs.
+PHOTOS := foolbox==3.3.4 scikit-image==0.26.0
+
+.PHONY: help demo test check format up bench mutants clean
+
+help:  ## what there is
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: $(VENV)/cluster  ## a cluster on this machine classifies real photos, then stops
+	$(BIN)/python examples/demo.py
+
+up: $(VENV)/cluster  ## a cluster on this machine, until Ctrl-C
+	$(BIN)/shoal up
+
+test: $(VENV)/dev  ## every test, with a real Redis and a real Consul
+	CONSUL_BIN="$$(tests/tools/consul.sh .tools)" $(BIN)/python -m pytest $(TESTS)
+
+check: $(VENV)/dev  ## format, lint, types, import table
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q -p no:cacheprovider tests/test_import_table.py
+
+format: $(VENV)/dev  ## put the code in order
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/bench  ## compare with the limit, the origin's design, Mosec and LitServe
+	$(BIN)/python -m bench $(BENCH)
+
+mutants: $(VENV)/dev  ## take promises out of the code and see that a test notices
+	$(BIN)/python -m tests.mutants
+
+clean:  ## remove what the other verbs made
+	rm -rf $(VENV) .tools build *.egg-info .mypy_cache .pytest_cache .ruff_cache .coverage*
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/cluster: setup.cfg pyproject.toml | $(BIN)/python
+	$(PIP) --editable '.[cluster]'
+	@touch $@
+
+$(VENV)/dev: $(VENV)/cluster
+	$(PIP) --editable '.[cluster,dev]'
+	$(PIP) --no-deps $(PHOTOS)
+	@touch $@
+
+$(VENV)/bench: $(VENV)/cluster
+	$(PIP) --editable '.[cluster,bench]'
+	@touch $@
