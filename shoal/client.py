@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +17,7 @@ from typing import IO, Any, Literal, Self
 import aiohttp
 
 from shoal.answers import Answer, Outcome
-from shoal.errors import ConnectionFailed, DeadlineExceeded, NoWorker, QueueFull, ShoalError, from_body
+from shoal.errors import BadGateway, ConnectionFailed, DeadlineExceeded, NoWorker, QueueFull, ShoalError, from_body
 
 Image = bytes | str | Path | IO[bytes]
 Mode = Literal["direct", "proxy"]
@@ -167,23 +167,22 @@ class AsyncClient:
     # The life of a call
 
     async def _predict(self, call: _Call) -> Answer:
-        pause = _FIRST_PAUSE
+        pause = 0.0  # the first retry is at once, elsewhere
         while True:
             direct = self._mode == "direct" and call.direct_tries < _MOST_UPLOADS
             try:
                 return await (self._direct(call) if direct else self._proxied(call))
+            except BadGateway:
+                raise  # the gateway has sent the image to as many workers as may see it
             except ShoalError as error:
-                if not error.retryable:
+                if not error.retryable or call.uploads >= _MOST_UPLOADS:
                     raise
                 call.failure = error
-            if call.uploads >= _MOST_UPLOADS:
+            wait = call.failure.retry_after if isinstance(call.failure, QueueFull) else None
+            if (wait or pause) > call.deadline - time.monotonic():
                 raise call.failure
-            wait = pause if call.failure.retry_after is None else call.failure.retry_after
-            if isinstance(call.failure, QueueFull) or not direct:
-                if wait > call.deadline - time.monotonic():
-                    raise call.failure
-                await asyncio.sleep(wait)
-                pause = min(2 * pause, _LONGEST_PAUSE)
+            await asyncio.sleep(wait or pause)
+            pause = min(max(2 * pause, _FIRST_PAUSE), _LONGEST_PAUSE)
 
     async def _direct(self, call: _Call) -> Answer:
         try:
@@ -227,18 +226,13 @@ class AsyncClient:
 
     async def _proxied(self, call: _Call) -> Answer:
         headers = self._headers | {"Shoal-Uploads": str(call.uploads)}
-        path = "/predict"
-        failure: ShoalError = ConnectionFailed()
-        for gateway in self._in_turn():
-            try:
-                document = await self._post(f"{gateway}{path}", call, headers, call.model_query() | call.options)
-                return Answer.of(document, "proxy")
-            except ConnectionFailed as error:
-                self._skip(gateway)
-                failure = error
-                if call.uploads >= _MOST_UPLOADS:
-                    break
-        raise failure
+        gateway = self._gateways[0]
+        try:
+            document = await self._post(f"{gateway}/predict", call, headers, call.model_query() | call.options)
+        except ConnectionFailed:
+            self._skip(gateway)
+            raise
+        return Answer.of(document, "proxy")
 
     async def _post(self, url: str, call: _Call, headers: dict[str, str], query: dict[str, str]) -> Any:
         assert self._session is not None, "use the client as a context manager"
@@ -260,8 +254,8 @@ class AsyncClient:
     async def _ask(self, path: str, query: dict[str, str]) -> Any:
         """GET from the first gateway that answers."""
         assert self._session is not None, "use the client as a context manager"
-        failure: ShoalError = ConnectionFailed()
-        for gateway in self._in_turn():
+        failure = ConnectionFailed()
+        for gateway in tuple(self._gateways):
             try:
                 async with self._session.get(
                     f"{gateway}{path}", params=query, headers=self._headers, timeout=_no_timeout()
@@ -271,9 +265,6 @@ class AsyncClient:
                 self._skip(gateway)
                 failure = ConnectionFailed(str(error) or type(error).__name__)
         raise failure
-
-    def _in_turn(self) -> Sequence[str]:
-        return tuple(self._gateways)
 
     def _skip(self, gateway: str) -> None:
         """Ask this gateway last from now on."""

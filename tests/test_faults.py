@@ -24,7 +24,7 @@ SLOW = "fake?seconds_per_execution=0.05&max_batch_size=8"
 
 async def _load(cluster: Cluster, mode: Mode, photos: list[bytes], during: Callable[[], None]) -> list[Outcome]:
     """All photos at once, and ``during`` called in a thread meanwhile."""
-    async with cluster.async_client(mode, timeout=60) as client:
+    async with cluster.async_client(mode, timeout=30) as client:
         disturbance = asyncio.create_task(asyncio.to_thread(during))
         outcomes = [outcome async for outcome in client.predict_many(photos, concurrency=len(photos))]
         await disturbance
