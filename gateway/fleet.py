@@ -131,9 +131,10 @@ class Fleet:
         """Follow the directory and poll its members. Entering waits until each was polled once."""
         fleet = cls(session, balancer, interval, metrics)
         async with asyncio.TaskGroup() as group:
-            fleet._adopt(watch.directory, group)
+            directory = watch.directory
+            fleet._adopt(directory, group)
             await asyncio.gather(*(fleet._poll(w) for w in list(fleet._workers.values())))
-            follower = group.create_task(fleet._follow(watch, group))
+            follower = group.create_task(fleet._follow(watch, directory.index, group))
             try:
                 yield fleet
             finally:
@@ -141,10 +142,10 @@ class Fleet:
                 for poller in fleet._pollers.values():
                     poller.cancel()
 
-    async def _follow(self, watch: Watch, group: asyncio.TaskGroup) -> None:
-        directory = watch.directory
+    async def _follow(self, watch: Watch, index: int, group: asyncio.TaskGroup) -> None:
         while True:
-            directory = await watch.changed(directory.index)
+            directory = await watch.changed(index)
+            index = directory.index
             log.info("directory", extra={"directory": repr(directory)})
             self._adopt(directory, group)
 
@@ -170,6 +171,7 @@ class Fleet:
             )
             if gone:
                 del self._workers[key], self._pollers[key]
+                self._count()
                 return
             await asyncio.sleep(self._interval)
 
@@ -192,8 +194,11 @@ class Fleet:
             self._known |= dict.fromkeys(worker.report.models if worker.report else ())
             self._turned_up.set()
         if worker.state != before:
-            for state in ("ready", "draining", "unreachable"):
-                self._metrics.workers.labels(state).set(sum(w.state == state for w in self._workers.values()))
+            self._count()
+
+    def _count(self) -> None:
+        for state in ("ready", "draining", "unreachable"):
+            self._metrics.workers.labels(state).set(sum(w.state == state for w in self))
 
     def default_model(self) -> str:
         """The first model of the first worker. Raises ``NoWorker`` while there is none."""

@@ -52,7 +52,7 @@ class ReplayBuffer:
         Raises ``UploadTimeout`` when the bytes have not come by ``deadline`` (monotonic). Reading more than
         ``limit`` bytes of a stream raises ``BodyTooLarge``.
         """
-        most = self._body_bytes if request.content_length is None else request.content_length
+        most = min(self._body_bytes, limit) if request.content_length is None else request.content_length
         if most > min(self._body_bytes, self._free):
             yield Stream(request, limit, b"")
             return
@@ -63,6 +63,8 @@ class ReplayBuffer:
                     start = await _up_to(request, most)
             except TimeoutError:
                 raise UploadTimeout from None
+            if len(start) > limit:
+                raise BodyTooLarge(f"The body has more than {limit} bytes.")
             yield start if request.content.at_eof() else Stream(request, limit, start)
         finally:
             self._free += most

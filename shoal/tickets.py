@@ -101,9 +101,9 @@ class Verifier:
             return
         try:
             keys = jwt.PyJWKSet.from_json(self._path.read_text(encoding="utf-8")).keys
-        except (jwt.PyJWTError, ValueError, AttributeError) as error:
+            self._keys = {key.key_id: key for key in keys if key.key_id}
+        except (jwt.PyJWTError, ValueError, AttributeError, TypeError) as error:
             raise ValueError(f"{self._path} is not a set of ticket keys: {error}") from error
-        self._keys = {key.key_id: key for key in keys if key.key_id}
         self._stamp = stamp
         self._verified.clear()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import struct
 import warnings
 
 import numpy as np
@@ -44,6 +45,7 @@ _DECODER_ERRORS = (
     TypeError,
     OverflowError,
     MemoryError,
+    struct.error,
 )
 
 
@@ -81,9 +83,12 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
 
 
 def _fit(image: Image.Image, spec: ImageInput) -> Pixels:
-    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    is_jpeg = image.format in ("JPEG", "MPO")  # MPO: a JPEG followed by others, as phones write
+    if not is_jpeg:
+        image.load()  # turns a TIFF upright by itself
+    orientation = _orientation(image)
     width, height = (spec.height, spec.width) if orientation in _SIDEWAYS else (spec.width, spec.height)
-    if image.format == "JPEG":  # decode at 1/2, 1/4 or 1/8 while what is kept still has the model's size
+    if is_jpeg:  # decode at 1/2, 1/4 or 1/8 while what is kept still has the model's size
         left, top, right, bottom = _kept(image, width, height, spec)
         image.draft(
             "RGB",
@@ -97,6 +102,14 @@ def _fit(image: Image.Image, spec: ImageInput) -> Pixels:
     if orientation in _UPRIGHT:
         image = image.transpose(_UPRIGHT[orientation])
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's word for which way is up; damaged EXIF does not spoil a good picture."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except _DECODER_ERRORS:
+        return 1
 
 
 def _kept(image: Image.Image, width: int, height: int, spec: ImageInput) -> tuple[int, int, int, int]:

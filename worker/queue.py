@@ -38,6 +38,7 @@ _REPLY_LIFETIME_MS = 60_000
 _TICKET_LIFETIME_MS = 600_000  # longer than any ticket lives
 _REPLY_MAXLEN = 100_000  # a front trims long before; this bounds the stream of one that hangs
 _MAX_SOLO_DEATHS = 2
+_MAX_CONNECTIONS = 64  # calls beyond them wait for one
 
 _SUBMIT = """
 local depth = redis.call('XLEN', KEYS[1]) + redis.call('XLEN', KEYS[2])
@@ -82,7 +83,8 @@ return answered
 """
 
 _CANCEL = """
-if #redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[2], ARGV[2], 1) > 0 then return 0 end
+local claims = redis.pcall('XPENDING', KEYS[1], ARGV[1], ARGV[2], ARGV[2], 1)  -- an error: no group yet, so no claim
+if not claims.err and #claims > 0 then return 0 end
 if redis.call('XDEL', KEYS[1], ARGV[2]) == 0 then return 0 end
 redis.call('DECRBY', KEYS[2], ARGV[3])
 return 1
@@ -162,7 +164,16 @@ class Queue:
     async def connect(cls, path: str) -> AsyncIterator[Queue]:
         """The node's queue, over the Redis that listens at the socket ``path``. Connects on first use."""
         once = Retry(NoBackoff(), 0)  # a lost Redis loses its jobs, so who called must know
-        client = aioredis.Redis(unix_socket_path=path, retry=once, socket_timeout=10, protocol=2)
+        pool = aioredis.BlockingConnectionPool(
+            connection_class=aioredis.UnixDomainSocketConnection,
+            path=path,
+            retry=once,
+            socket_timeout=10,
+            protocol=2,
+            max_connections=_MAX_CONNECTIONS,
+            timeout=None,
+        )
+        client = aioredis.Redis.from_pool(pool)
         # Blocking reads outlast any socket timeout.
         blocking = aioredis.Redis(unix_socket_path=path, retry=once, socket_timeout=None, protocol=2)
         try:
@@ -185,7 +196,9 @@ class Queue:
         with _translated():
             try:
                 entry, depth = await self._submit(keys, [capacity, capacity_bytes, job, uses, _TICKET_LIFETIME_MS])
-            except OutOfMemoryError:
+            except ResponseError as error:
+                if not isinstance(error, OutOfMemoryError) and "OOM" not in str(error):  # the latter is Redis 6.2
+                    raise
                 return Refused("full", await self.depth(key))
         if entry in (b"full", b"spent"):
             return Refused(entry.decode(), depth)
@@ -237,7 +250,7 @@ class Queue:
                 if not entries and wait > 0:
                     return await self._await_one(key, process, count, wait)
         except ResponseError as error:
-            if not str(error).startswith("NOGROUP"):
+            if "NOGROUP" not in str(error):  # Redis 6.2 puts words of its own before a script's error
                 raise
             await self.prepare(key)
             return []

@@ -108,13 +108,15 @@ class Submissions:
 
     async def _read(self) -> None:
         """Hand out replies as they come. A Redis with another run id has forgotten what it was given."""
-        after, known, untrimmed = b"0-0", "", 0
+        after, known, untrimmed, connected = b"0-0", "", 0, False
         while True:
             try:
-                run_id = known or await self._queue.run_id()
-                if run_id != known:
-                    known, after = run_id, b"0-0"
-                    await self._resubmit()
+                if not connected:
+                    run_id = await self._queue.run_id()
+                    if known not in ("", run_id):
+                        after = b"0-0"
+                        await self._resubmit()
+                    known, connected = run_id, True
                 after, replies = await self._queue.replies(self._front, after, _READ_WAIT)
                 for data in replies:
                     self._hand_out(unpack_reply(data))
@@ -124,7 +126,7 @@ class Submissions:
                     await self._queue.trim_replies(self._front, after)
             except QueueUnavailable as error:
                 log.warning("queue unavailable", extra={"error": str(error), "unanswered": len(self._pending)})
-                known = ""
+                connected = False
                 await asyncio.sleep(_RETRY)
 
     def _hand_out(self, reply: Reply) -> None:
