@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from typing import Protocol
 
+from gateway.balancers.candidate import C, Candidate
 from gateway.balancers.least_expected_wait import LeastExpectedWait
 from gateway.balancers.round_robin import RoundRobin
 
 __all__ = ["BALANCERS", "Balancer", "Candidate"]
-
-
-class Candidate(Protocol):
-    """A worker that serves the model version and has room."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def expected_wait(self) -> float:
-        """Seconds until an image sent now would be executed: queue depth x measured service time."""
-
-
-C = TypeVar("C", bound=Candidate)
 
 
 class Balancer(Protocol):

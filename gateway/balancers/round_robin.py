@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeVar
 
-if TYPE_CHECKING:
-    from gateway.balancers import Candidate
-
-C = TypeVar("C", bound="Candidate")
+from gateway.balancers.candidate import C
 
 
 class RoundRobin:
