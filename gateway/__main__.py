@@ -32,7 +32,6 @@ async def serve(
 ) -> int:
     """The life of a gateway: know the fleet, listen, register; then leave, wait, finish, end."""
     stop = service.Stop()
-    stop.listen()
     logs.configure(settings.log_level, role="gateway", instance=settings.name, pid=str(os.getpid()))
     lifeline = [service.hold_lifeline(service.lines_of_stdin())] if settings.lifeline else []
     registry = CollectorRegistry()
@@ -55,6 +54,7 @@ async def serve(
             metrics=gateway_metrics,
         ) as fleet,
     ):
+        stop.listen()  # before this there is nothing to drain, and a signal just ends the process
         gateway = Gateway(
             settings,
             name,

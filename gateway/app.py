@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import msgspec
 from aiohttp import web
@@ -28,9 +28,10 @@ WELCOME = "Welcome to Shoal! POST an image to /predict, or ask /lookup where to 
 
 _PROXY_TICKET_SECONDS = 60.0
 _MOST_USES = 64
-_MOST_UPLOADS = 2  # workers that may see a complete upload of one request
-_MOST_TRIES = 5  # workers asked, those that refused on the head included
+_MOST_UPLOADS = 2  # workers that may have executed one request
+_MOST_TRIES = 5  # workers asked, those that refused included
 _RETRYABLE_STATUS = (421, 429, 502, 503)
+_OPTIONS = ("top_k",)
 _PASSED_ON = ("Content-Type", "Retry-After", "Server-Timing")
 
 
@@ -90,9 +91,7 @@ class Gateway:
         return subject
 
     def _wanted(self, request: web.Request) -> tuple[str, str | None]:
-        model = request.query.get("model") or self._fleet.default_model()
-        request[http.MODEL] = model
-        return model, request.query.get("version")
+        return request.query.get("model") or self._fleet.default_model(), request.query.get("version")
 
     # Lookup
 
@@ -131,8 +130,9 @@ class Gateway:
             await self._fleet.await_open(model, version, public=True, patience=self._settings.patience)
             choice = self._fleet.choose(model, version, exclude=excluded, public=True)
         except ShoalError as error:
-            self._metrics.lookups.labels(model if error.status != 404 else "", error.code).inc()
+            self._metrics.lookups.labels("", error.code).inc()
             raise
+        request[http.MODEL] = choice.key  # never what the caller wrote: it becomes a label
         choice.worker.reserve(choice.key, uses)
         self._metrics.lookups.labels(choice.key, "ok").inc()
         ticket = self._signer.sign(
@@ -151,14 +151,17 @@ class Gateway:
         subject = self._authenticate(request)
         if request.query.get("redirect") == "1":
             return await self._redirect(request, subject)
-        http.check_length(request, self._settings.max_body_bytes)
-        deadline = time.monotonic() + http.timeout_of(request, self._settings.request_timeout)
+        settings = self._settings
+        http.check_head(request, settings.max_body_bytes)
+        seconds = http.timeout_of(request, default=settings.request_timeout, most=settings.longest_timeout)
+        deadline = time.monotonic() + seconds
         model, version = self._wanted(request)
         uploads = _uploads(request)
         patience = min(self._settings.patience, deadline - time.monotonic())
         await self._fleet.await_open(model, version, public=False, patience=patience)
         http.welcome_body(request)
-        async with self._replay.body(request, limit=self._settings.max_body_bytes, deadline=deadline) as body:
+        arrival = min(deadline, time.monotonic() + settings.upload_timeout)
+        async with self._replay.body(request, limit=settings.max_body_bytes, deadline=arrival) as body:
             self._metrics.bytes.labels("proxied").inc(len(body) if isinstance(body, bytes) else 0)
             answer = await self._deliver(request, body, model, version, deadline, uploads)
         headers = CIMultiDict((name, answer.headers[name]) for name in _PASSED_ON if name in answer.headers)
@@ -171,8 +174,8 @@ class Gateway:
     ) -> Answer:
         """Send the body to a worker and, when that one fails, to another: the only layer that retries.
 
-        A worker that refused on the head of the request has executed nothing and does not count; of those
-        that may have, there are at most two. A body that streams is sent once.
+        A worker that refused has executed nothing and does not count, and is not asked again; of those that
+        may have executed it, there are at most two. A body that streams is sent once.
         """
         excluded: Excluded = frozenset()
         failure: ShoalError = BadGateway()
@@ -181,6 +184,9 @@ class Gateway:
             patience = max(0.0, min(self._settings.patience, deadline - time.monotonic()))
             await self._fleet.await_open(model, version, public=False, patience=patience)
             choice = self._fleet.choose(model, version, exclude=excluded)
+            if refusal is not None and choice.worker.incarnation in excluded:
+                return refusal  # everybody has refused
+            request[http.MODEL] = choice.key
             choice.worker.reserve(choice.key, 1)
             excluded |= {choice.worker.incarnation}
             try:
@@ -219,9 +225,7 @@ class Gateway:
             http.REQUEST_ID: logs.request_id.get(),
             http.TIMEOUT_MS: str(remaining),
         }
-        query = "&".join(
-            f"{name}={quote(value)}" for name, value in request.query.items() if name not in ("model", "version")
-        )
+        query = urlencode({name: request.query[name] for name in _OPTIONS if name in request.query})
         url = f"{choice.worker.member.internal_url}{request.path}" + (f"?{query}" if query else "")
         answer = await self._proxy.send(url, body, headers, deadline=deadline)
         if report := answer.headers.get(http.LOAD):
@@ -274,7 +278,7 @@ class Gateway:
                 "state": worker.state,
                 "zone": worker.member.zone,
                 "version": worker.member.version,
-                "public_url": worker.member.public_url,
+                "public_url": worker.public_url,
                 "models": msgspec.to_builtins(worker.report.models) if worker.report else {},
             }
             for worker in sorted(self._fleet, key=lambda w: w.member.name)
@@ -290,7 +294,7 @@ def _wants_text(request: web.Request) -> bool:
 
 
 def _public_url(choice: Choice) -> str:
-    url = choice.worker.member.public_url
+    url = choice.worker.public_url
     assert url is not None
     return url.rstrip("/")
 

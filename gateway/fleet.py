@@ -52,6 +52,10 @@ class Worker:
         return self.report.incarnation if self.report else self.member.incarnation
 
     @property
+    def public_url(self) -> str | None:
+        return self.member.public_url or (self.report.public_url if self.report else None)
+
+    @property
     def state(self) -> str:
         if not self.reachable or time.monotonic() - self._heard > _FRESH_SECONDS:
             return "unreachable"
@@ -62,7 +66,8 @@ class Worker:
         for key in report.models:
             self._sent.pop(key, None)
         if not whole and self.report:
-            report = msgspec.structs.replace(report, models={**self.report.models, **report.models})
+            models = {**self.report.models, **report.models}
+            report = msgspec.structs.replace(self.report, models=models, draining=report.draining)
         self.report = report
         self._heard = time.monotonic()
         self.reachable = True
@@ -186,7 +191,7 @@ class Fleet:
             worker.settle(msgspec.json.decode(body, type=LoadReport))
         except TimeoutError:
             log.info("worker slow to report", extra={"worker": worker.member.name})  # out when its report is stale
-        except (ClientError, OSError, msgspec.MsgspecError) as error:
+        except (ClientError, OSError, ValueError, msgspec.MsgspecError) as error:  # ValueError: no usable URL
             worker.failed()
             if before == "ready":
                 log.warning("worker unreachable", extra={"worker": worker.member.name, "error": repr(error)})
@@ -201,8 +206,9 @@ class Fleet:
             self._metrics.workers.labels(state).set(sum(w.state == state for w in self))
 
     def default_model(self) -> str:
-        """The first model of the first worker. Raises ``NoWorker`` while there is none."""
-        for key in self._known:
+        """The first known model that is ready somewhere, or else the first known. Raises ``NoWorker``."""
+        ready = {key for worker in self if worker.state == "ready" and worker.report for key in worker.report.models}
+        for key in [*(key for key in self._known if key in ready), *self._known]:
             return key.rpartition("@")[0]
         raise NoWorker
 
@@ -213,7 +219,7 @@ class Fleet:
 
         Raises ``UnknownModel``, ``NoWorker``, or ``QueueFull`` with the shortest wait in ``retry_after``.
         """
-        ready = [w for w in self if w.state == "ready" and (w.member.public_url or not public)]
+        ready = [w for w in self if w.state == "ready" and (w.public_url or not public)]
         choices = self._serving(ready, model, version)
         if not choices:
             known = (key.rpartition("@") for key in self._known)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import queue
 import threading
 from collections.abc import Coroutine, Iterable, Iterator
 from types import TracebackType
@@ -44,14 +43,21 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close every connection. A closed client can be entered again."""
+        """Close every connection; calls of other threads end. A closed client can be entered again."""
         if self._loop is None or self._thread is None:
             return
-        self._wait(self._client.__aexit__(None, None, None))
+        self._wait(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
         self._loop = self._thread = None
+
+    async def _end(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await self._client.__aexit__(None, None, None)
 
     def predict(self, image: Image, **options: Any) -> Answer:
         """As ``AsyncClient.predict``."""
@@ -59,22 +65,16 @@ class Client:
 
     def predict_many(self, images: Iterable[Image], **options: Any) -> Iterator[Outcome]:
         """As ``AsyncClient.predict_many``."""
-        outcomes: queue.SimpleQueue[Outcome | None] = queue.SimpleQueue()
+        outcomes = self._client.predict_many(images, **options)
 
-        async def pump() -> None:
-            try:
-                async for outcome in self._client.predict_many(images, **options):
-                    outcomes.put(outcome)
-            finally:
-                outcomes.put(None)
+        async def following() -> Outcome | None:
+            return await anext(outcomes, None)
 
-        future = self._submit(pump())
         try:
-            while (outcome := outcomes.get()) is not None:
+            while (outcome := self._wait(following())) is not None:
                 yield outcome
-            future.result()
         finally:
-            future.cancel()
+            self._wait(outcomes.aclose())
 
     def status(self) -> dict[str, Any]:
         """As ``AsyncClient.status``."""

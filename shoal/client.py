@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +26,7 @@ _MOST_USES = 16
 _MOST_UPLOADS = 2  # workers that may see a complete upload of one image
 _EXPIRY_MARGIN = 2.0
 _CONNECT_SECONDS = 3.0
+_ASKING = aiohttp.ClientTimeout(total=8, sock_connect=_CONNECT_SECONDS)  # a gateway that is silent is passed over
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 
 
@@ -130,7 +131,7 @@ class AsyncClient:
         top_k: int | None = None,
         timeout: float | None = None,
         concurrency: int = 8,
-    ) -> AsyncIterator[Outcome]:
+    ) -> AsyncGenerator[Outcome, None]:
         """The outcome of every image, as they come; at most ``concurrency`` are under way at once."""
         numbered = enumerate(images)
         done: asyncio.Queue[Outcome | None] = asyncio.Queue(concurrency)
@@ -145,18 +146,26 @@ class AsyncClient:
                 await done.put(outcome)
 
         async def all_work() -> None:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(concurrency):
-                    group.create_task(work())
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(concurrency):
+                        group.create_task(work())
+            except BaseException:
+                while not done.empty():
+                    done.get_nowait()
+                done.put_nowait(None)
+                raise
             await done.put(None)
 
-        async with asyncio.TaskGroup() as group:
-            task = group.create_task(all_work())
-            try:
-                while (outcome := await done.get()) is not None:
-                    yield outcome
-            finally:
-                task.cancel()
+        # No task group around the yield: it would cancel the caller's own code.
+        task = asyncio.create_task(all_work())
+        try:
+            while (outcome := await done.get()) is not None:
+                yield outcome
+            await task
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
 
     async def status(self) -> dict[str, Any]:
         """Every worker that the gateway knows, with its state and load."""
@@ -258,7 +267,7 @@ class AsyncClient:
         for gateway in tuple(self._gateways):
             try:
                 async with self._session.get(
-                    f"{gateway}{path}", params=query, headers=self._headers, timeout=_no_timeout()
+                    f"{gateway}{path}", params=query, headers=self._headers, timeout=_ASKING
                 ) as response:
                     return await _document(response)
             except (aiohttp.ClientError, OSError) as error:

@@ -157,14 +157,15 @@ def bearer(request: web.Request, *, header: str = "", parameter: str = "") -> st
     return (header and request.headers.get(header)) or None
 
 
-def timeout_of(request: web.Request, default: float) -> float:
-    """Seconds that the caller will wait. Raises ``InvalidOption``."""
+def timeout_of(request: web.Request, *, default: float, most: float) -> float:
+    """Seconds that the caller will wait, ``most`` at the most. Raises ``InvalidOption``."""
     text = request.headers.get(TIMEOUT_MS)
     if text is None:
-        return default
-    if not text.isascii() or not text.isdigit() or not 0 < int(text) <= 86_400_000:
-        raise InvalidOption(f"{TIMEOUT_MS} is a whole number of milliseconds, 1 to 86400000.")
-    return int(text) / 1000
+        return min(default, most)
+    number = _number(text)
+    if number is None or number < 1:
+        raise InvalidOption(f"{TIMEOUT_MS} is a whole number of milliseconds, 1 or more.")
+    return min(number / 1000, most)
 
 
 def whole_number(request: web.Request, name: str, *, default: int, most: int) -> int:
@@ -172,13 +173,24 @@ def whole_number(request: web.Request, name: str, *, default: int, most: int) ->
     text = request.query.get(name)
     if text is None:
         return default
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= most:
+    number = _number(text)
+    if number is None or not 1 <= number <= most:
         raise InvalidOption(f"{name} is a whole number from 1 to {most}.")
-    return int(text)
+    return number
 
 
-def check_length(request: web.Request, limit: int) -> None:
-    """Refuse a body by what its head says, before a byte of it is read. Raises ``BodyTooLarge``."""
+def _number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
+
+
+def check_head(request: web.Request, limit: int) -> None:
+    """Refuse a body by what its head says, before a byte of it is read.
+
+    Raises ``BodyTooLarge``, or ``InvalidRequest`` for a compressed body: images are compressed already, and the
+    limits are of what arrives.
+    """
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise InvalidRequest("A body with a Content-Encoding is not accepted: send the image as it is.")
     if request.content_length is not None and request.content_length > limit:
         raise BodyTooLarge(f"The body has {request.content_length} bytes; {limit} are accepted here.")
 
@@ -198,7 +210,7 @@ async def read_image(request: web.Request, limit: int, timeout: float) -> bytes:
 
     Raises ``BodyTooLarge``, ``EmptyBody``, ``MissingImage``, ``UploadTimeout`` or ``InvalidRequest``.
     """
-    check_length(request, limit)
+    check_head(request, limit)
     welcome_body(request)
     try:
         async with asyncio.timeout(timeout):

@@ -94,8 +94,8 @@ class KeyRing:
         try:
             stamp = self._look()
             if stamp != self._stamp:
-                self._stamp = stamp
                 self._keys = parse(self._path.read_text(encoding="utf-8"))
+                self._stamp = stamp  # only now: a file that could not be read is tried again
                 log.info("API keys reloaded", extra={"keys": len(self._keys)})
         except (OSError, ValueError) as error:
             log.error("API keys not reloaded, the old ones stay", extra={"error": str(error)})

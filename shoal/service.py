@@ -86,7 +86,12 @@ async def listening(
 ) -> AsyncIterator[None]:
     """Serve ``app`` on bound sockets; on leaving, accept nothing more and let what runs finish."""
     runner = web.AppRunner(
-        app, handler_cancellation=True, access_log=None, shutdown_timeout=drain_timeout, keepalive_timeout=75
+        app,
+        handler_cancellation=True,
+        access_log=None,
+        shutdown_timeout=drain_timeout,
+        keepalive_timeout=75,
+        auto_decompress=False,
     )
     await runner.setup()
     try:

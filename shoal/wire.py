@@ -139,6 +139,7 @@ class LoadReport(msgspec.Struct, frozen=True, omit_defaults=True):
     incarnation: str
     draining: bool = False
     models: dict[str, ModelLoad] = {}
+    public_url: str | None = None
 
 
 def model_key(model: str, version: str) -> str:

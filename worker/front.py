@@ -51,6 +51,8 @@ class Limits(msgspec.Struct, frozen=True):
     max_body_bytes: int
     max_pixels: int
     request_timeout: float
+    longest_timeout: float
+    upload_timeout: float
     drain_timeout: float
     decode_threads: int
     in_flight: int
@@ -65,6 +67,7 @@ class Orders(msgspec.Struct, frozen=True):
     front: str
     worker: str
     incarnation: str
+    public_url: str | None
     redis: str
     public_sockets: list[int]
     internal_sockets: list[int]
@@ -155,14 +158,15 @@ class Front:
         request[http.MODEL] = card.key
         if shape == self._pairs and card.task != "classification":
             raise WrongTask
-        seconds = http.timeout_of(request, self._limits.request_timeout)
+        limits = self._limits
+        seconds = http.timeout_of(request, default=limits.request_timeout, most=limits.longest_timeout)
         deadline = time.monotonic() + seconds
         options = {}
         if "top_k" in request.query:
             options["top_k"] = http.whole_number(request, "top_k", default=5, most=1000)
         limit = min(self._limits.max_body_bytes, ticket.max_bytes if ticket else self._limits.max_body_bytes)
         size = limit if request.content_length is None else request.content_length
-        http.check_length(request, limit)
+        http.check_head(request, limit)
         self._admit(state, size)
         self._requests += 1
         self._bytes += size
@@ -241,7 +245,8 @@ class Front:
     async def _receive(
         self, request: web.Request, card: ModelCard, limit: int, deadline: float, timings: Timings
     ) -> Tensor:
-        data = await http.read_image(request, limit, max(0.001, deadline - time.monotonic()))
+        seconds = min(self._limits.upload_timeout, max(0.001, deadline - time.monotonic()))
+        data = await http.read_image(request, limit, seconds)
         timings.mark("receive")
         work = partial(self._decode, data, card, deadline)
         pixels = await asyncio.get_running_loop().run_in_executor(self._decoders, work)
@@ -297,6 +302,7 @@ class Front:
         return LoadReport(
             worker=self._orders.worker,
             incarnation=self._orders.incarnation,
+            public_url=self._orders.public_url,
             draining=self._state.draining,
             models={
                 key: ModelLoad(

@@ -116,7 +116,7 @@ return {moved, culprits}
 
 
 class QueueUnavailable(Exception):
-    """Redis does not answer. Fronts keep their jobs and submit them again when it is back."""
+    """Redis does not answer, or has no memory left. Fronts keep their jobs and submit them again when it is back."""
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ class Queue:
             try:
                 entry, depth = await self._submit(keys, [capacity, capacity_bytes, job, uses, _TICKET_LIFETIME_MS])
             except ResponseError as error:
-                if not isinstance(error, OutOfMemoryError) and "OOM" not in str(error):  # the latter is Redis 6.2
+                if not _is_out_of_memory(error):
                     raise
                 return Refused("full", await self.depth(key))
         if entry in (b"full", b"spent"):
@@ -349,6 +349,14 @@ def _translated() -> Iterator[None]:
         yield
     except (RedisConnectionError, RedisTimeoutError, OSError) as error:
         raise QueueUnavailable(str(error)) from error
+    except ResponseError as error:
+        if _is_out_of_memory(error):
+            raise QueueUnavailable(str(error)) from error
+        raise
+
+
+def _is_out_of_memory(error: ResponseError) -> bool:
+    return isinstance(error, OutOfMemoryError) or "OOM" in str(error)  # the latter is Redis 6.2, in a script
 
 
 def _streams(key: str) -> tuple[str, str]:

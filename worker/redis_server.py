@@ -40,7 +40,7 @@ def command(folder: Path, *, most_bytes: int, program: str | None = None) -> lis
             *("--port", "0"),
             *("--unixsocket", str(socket_of(folder)), "--unixsocketperm", "700"),
             *("--save", "", "--appendonly", "no", "--dir", str(folder)),
-            *("--maxmemory", str(most_bytes), "--maxmemory-policy", "volatile-lru"),
+            *("--maxmemory", str(most_bytes), "--maxmemory-policy", "noeviction"),
             *("--loglevel", "warning", "--daemonize", "no"),
         ]
     )

@@ -12,7 +12,7 @@ from shoal.errors import DeadlineExceeded, QueueFull, SpentTicket, from_code
 from shoal.metrics import FrontMetrics
 from shoal.tickets import Ticket
 from shoal.wire import Job, Reply, pack, unpack_reply
-from worker.queue import Queue, QueueUnavailable, Refused, Submitted
+from worker.queue import Queue, QueueUnavailable, Submitted
 
 log = logging.getLogger(__name__)
 
@@ -139,13 +139,15 @@ class Submissions:
     async def _resubmit(self) -> None:
         lost = [p for p in self._pending.values() if p.submitted is not None and not p.reply.done()]
         for pending in lost:
+            if pending.reply.done():
+                continue
             outcome = await self._queue.submit(
                 pending.key, pending.job, capacity=2 * self._capacity, capacity_bytes=2 * self._capacity_bytes
             )
-            if isinstance(outcome, Refused):
-                pending.reply.set_exception(QueueFull())
-            else:
+            if isinstance(outcome, Submitted):
                 pending.submitted = outcome
+            elif not pending.reply.done():
+                pending.reply.set_exception(QueueFull())
         if lost:
             self._metrics.resubmitted.inc(len(lost))
             log.warning("jobs submitted again: Redis was replaced", extra={"jobs": len(lost)})

@@ -126,7 +126,9 @@ class Supervisor:
             await stack.enter_async_context(keeping(*models))
             if not await _first(self._loaded.wait(), stop.requested()):
                 return
-            self._fronts = [self._front_keeper(n, redis, public, internal, queue) for n in range(settings.fronts)]
+            self._fronts = [
+                self._front_keeper(n, redis, public, internal, public_url, queue) for n in range(settings.fronts)
+            ]
             await stack.enter_async_context(keeping(*self._fronts))
             await stack.enter_async_context(service.background(self._tell_fronts()))
             if not await _first(self._useful.wait(), stop.requested()):
@@ -257,7 +259,13 @@ class Supervisor:
     # Fronts
 
     def _front_keeper(
-        self, number: int, redis: str, public: socket.socket | None, internal: socket.socket, queue: Queue
+        self,
+        number: int,
+        redis: str,
+        public: socket.socket | None,
+        internal: socket.socket,
+        public_url: str | None,
+        queue: Queue,
     ) -> Keeper:
         settings = self.settings
         current = ""
@@ -270,6 +278,7 @@ class Supervisor:
                 front=current,
                 worker=self.name,
                 incarnation=self.incarnation,
+                public_url=public_url,
                 redis=redis,
                 public_sockets=[public.fileno()] if public else [],
                 internal_sockets=[internal.fileno()],
