@@ -300,3 +300,30 @@ def test_garbage_that_is_not_http(cluster: Cluster) -> None:
                 assert answer == b"" or answer.startswith(b"HTTP/1.")
     with cluster.client() as client:
         assert client.predict(photo(2)).predictions[0].label == fake_label(photo(2))
+
+
+async def test_a_compressed_body_is_refused_and_never_inflated(
+    cluster: Cluster, session: aiohttp.ClientSession
+) -> None:
+    bomb = zlib.compress(bytes(19_000_000))
+    case = Case(400, "invalid_request", bomb, headers={"Content-Encoding": "deflate"})
+    _check(*await _post(session, f"{cluster.gateway}/predict", case, cluster.headers), case)
+    async with session.get(f"{cluster.gateway}/lookup", headers=cluster.headers) as response:
+        grant = await response.json()
+    _check(*await _post(session, grant["url"], case, {"Authorization": f"Bearer {grant['ticket']}"}), case)
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "-1", "0", "1.5", "\u0661"])
+async def test_numbers_that_are_none(cluster: Cluster, session: aiohttp.ClientSession, number: str) -> None:
+    async with session.get(f"{cluster.gateway}/lookup", params={"n": number}, headers=cluster.headers) as response:
+        _check(response.status, await response.json(), Case(400, "invalid_option"))
+
+
+async def test_what_a_caller_invents_is_no_metric_label(cluster: Cluster, session: aiohttp.ClientSession) -> None:
+    for number in range(5):
+        case = Case(404, "unknown_model", photo(1), query={"model": f"invented-{number}"})
+        _check(*await _post(session, f"{cluster.gateway}/predict", case, cluster.headers), case)
+        async with session.get(f"{cluster.gateway}/lookup", params=case.query, headers=cluster.headers) as response:
+            assert response.status == 404
+    for record in cluster.log(message="request"):
+        assert "invented" not in record["model"]

@@ -31,6 +31,8 @@ PRECEDENCE = [
 def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SHOAL_CONFIG", raising=False)
+    for service in ("GATEWAY", "WORKER"):
+        monkeypatch.setenv(f"SHOAL_{service}_DISCOVERY", "static://127.0.0.1:1")
 
 
 def config(text: str) -> str:
@@ -57,6 +59,14 @@ def test_command_line_over_environment_over_file_over_default(
         monkeypatch.setenv(name, value)
     file = config("[gateway]\n" + "".join(f"{name} = {value}\n" for name, value in table.items()))
     assert GatewaySettings.load(["--config", file, *GATEWAY, *argv]).port == port
+
+
+@pytest.mark.parametrize(("service", "argv"), ANY_SERVICE)
+def test_discovery_has_no_default(
+    service: type[Settings], argv: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(f"SHOAL_{service.section.upper()}_DISCOVERY")
+    assert problems_of(service, *argv) == ("discovery: Field required",)
 
 
 def test_the_file_may_be_named_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
