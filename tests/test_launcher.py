@@ -13,7 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from shoal.client import Mode
 from tests.clusters import eventually, is_running, up
+from tests.consul_server import has_ipv6
+from tests.needs import need
 from tests.photos import fake_label, photo
 
 pytestmark = pytest.mark.cluster
@@ -140,3 +143,14 @@ def test_status_and_predict_from_the_command_line(tmp_path: Path) -> None:
         )
         assert wrong.returncode == 1
         assert "invalid_key" in wrong.stderr
+
+
+def test_a_cluster_on_ipv6() -> None:
+    need(has_ipv6(), "this machine has no IPv6 loopback")
+    flags = [f"--{role}-setting={name}=::1" for role in ("gateway", "worker") for name in ("host", "internal-host")]
+    with up("--workers", "1", "--model", "fake", *flags) as cluster:
+        assert cluster.gateway.startswith("http://[::1]:")
+        modes: tuple[Mode, ...] = ("direct", "proxy")
+        for mode in modes:
+            with cluster.client(mode) as client:
+                assert client.predict(photo(1)).predictions[0].label == fake_label(photo(1))
