@@ -50,8 +50,8 @@ MUTANTS = (
     Mutant(
         "the SDK goes to another worker",
         "shoal/client.py",
-        "                if not error.retryable:\n",
-        "                if error:\n",
+        "if not error.retryable or call.uploads",
+        "if error or call.uploads",
         "tests/test_faults.py::test_a_killed_worker_leaves_within_two_seconds[direct]",
     ),
     Mutant(

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.mutants import MUTANTS
+
 ROOT = Path(__file__).parent.parent
 MOST_LINES = 400
 
@@ -132,3 +134,9 @@ def test_a_file_is_short_and_finished(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert [mark for mark in ("TO" + "DO", "FIX" + "ME", "XX" + "X") if mark in text] == []
     assert len(text.splitlines()) <= MOST_LINES
+
+
+def test_every_mutant_still_fits_the_code() -> None:
+    for mutant in MUTANTS:
+        text = (ROOT / mutant.file).read_text(encoding="utf-8")
+        assert text.count(mutant.old) == 1, f"{mutant.file} does not have this exactly once: {mutant.old!r}"
