@@ -32,7 +32,7 @@ _MOST_UPLOADS = 2  # workers that may have executed one request
 _MOST_TRIES = 5  # workers asked, those that refused included
 _RETRYABLE_STATUS = (421, 429, 502, 503)
 _OPTIONS = ("top_k",)
-_PASSED_ON = ("Content-Type", "Retry-After", "Server-Timing")
+_PASSED_ON = ("Content-Type", "Retry-After", "Server-Timing", "Shoal-Code")
 
 
 class Gateway:
@@ -127,8 +127,9 @@ class Gateway:
         model, version = self._wanted(request)
         excluded = frozenset(request.query.get("exclude", "").split(",")) - {""}
         try:
-            await self._fleet.await_open(model, version, public=True, patience=self._settings.patience)
-            choice = self._fleet.choose(model, version, exclude=excluded, public=True)
+            choice = await self._fleet.await_choice(
+                model, version, exclude=excluded, public=True, patience=self._settings.patience
+            )
         except ShoalError as error:
             self._metrics.lookups.labels("", error.code).inc()
             raise
@@ -157,7 +158,7 @@ class Gateway:
         deadline = time.monotonic() + seconds
         model, version = self._wanted(request)
         uploads = _uploads(request)
-        patience = min(self._settings.patience, deadline - time.monotonic())
+        patience = min(settings.patience, deadline - time.monotonic())
         await self._fleet.await_open(model, version, public=False, patience=patience)
         http.welcome_body(request)
         arrival = min(deadline, time.monotonic() + settings.upload_timeout)
@@ -165,8 +166,6 @@ class Gateway:
             self._metrics.bytes.labels("proxied").inc(len(body) if isinstance(body, bytes) else 0)
             answer = await self._deliver(request, body, model, version, deadline, uploads)
         headers = CIMultiDict((name, answer.headers[name]) for name in _PASSED_ON if name in answer.headers)
-        if "Shoal-Code" in answer.headers:
-            headers["Shoal-Code"] = answer.headers["Shoal-Code"]
         return web.Response(status=answer.status, body=answer.body, headers=headers)
 
     async def _deliver(
@@ -182,8 +181,7 @@ class Gateway:
         refusal: Answer | None = None
         for _ in range(_MOST_TRIES):
             patience = max(0.0, min(self._settings.patience, deadline - time.monotonic()))
-            await self._fleet.await_open(model, version, public=False, patience=patience)
-            choice = self._fleet.choose(model, version, exclude=excluded)
+            choice = await self._fleet.await_choice(model, version, exclude=excluded, patience=patience)
             if refusal is not None and choice.worker.incarnation in excluded:
                 return refusal  # everybody has refused
             request[http.MODEL] = choice.key

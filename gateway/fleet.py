@@ -252,6 +252,22 @@ class Fleet:
                 return by_key[max(by_key, key=_version_order)]
         return []
 
+    async def await_choice(
+        self,
+        model: str,
+        version: str | None,
+        *,
+        exclude: Excluded = frozenset(),
+        public: bool = False,
+        patience: float,
+    ) -> Choice:
+        """``choose``, after waiting up to ``patience`` seconds when there is no worker."""
+        try:
+            return self.choose(model, version, exclude=exclude, public=public)
+        except NoWorker:
+            await self.await_open(model, version, public=public, patience=patience)
+            return self.choose(model, version, exclude=exclude, public=public)
+
     async def await_open(self, model: str, version: str | None, *, public: bool, patience: float) -> None:
         """When there is no worker, wait up to ``patience`` seconds for one to turn up. Raises as ``open_choices``."""
         deadline = time.monotonic() + patience

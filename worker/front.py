@@ -164,7 +164,7 @@ class Front:
         options = {}
         if "top_k" in request.query:
             options["top_k"] = http.whole_number(request, "top_k", default=5, most=1000)
-        limit = min(self._limits.max_body_bytes, ticket.max_bytes if ticket else self._limits.max_body_bytes)
+        limit = min(limits.max_body_bytes, ticket.max_bytes) if ticket else limits.max_body_bytes
         size = limit if request.content_length is None else request.content_length
         http.check_head(request, limit)
         self._admit(state, size)
