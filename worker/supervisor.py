@@ -27,12 +27,12 @@ import discovery
 from discovery import Member
 from shoal import logs, metrics, processes, service
 from shoal.errors import ModelCrashed
+from shoal.keeper import Keeper, keeping
 from shoal.processes import Child
 from shoal.settings import WorkerSettings
 from shoal.version import VERSION
 from shoal.wire import ModelCard, ModelState, NodeState, Reply, model_key
 from worker import front, model_process, redis_server
-from worker.keeper import Keeper, keeping
 from worker.models.catalogue import Specification
 from worker.queue import Queue, QueueUnavailable
 
