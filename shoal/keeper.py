@@ -58,10 +58,10 @@ class Keeper:
         """Return when the child was stopped, or ended and stays down."""
         quick_deaths = 0
         stays_down = False
-        while not (self.is_stopping or stays_down):
+        while not (self._stopping.is_set() or stays_down):
             child = self.child = await self._start()
             started = time.monotonic()
-            if self.is_stopping:
+            if self._stopping.is_set():
                 await child.stop(self._stop_timeout)
             self._started()
             async for event in child.events():

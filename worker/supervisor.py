@@ -17,6 +17,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from prometheus_client import CollectorRegistry
 
 import discovery
 from discovery import Member
-from shoal import logs, metrics, processes, service
+from shoal import admin, logs, metrics, processes, service
 from shoal.errors import ModelCrashed
 from shoal.keeper import Keeper, keeping
 from shoal.processes import Child
@@ -93,6 +94,8 @@ class Supervisor:
         self.draining = False
         self.name = settings.name
         self._fronts: list[Keeper] = []
+        self._keeper = partial(Keeper, started=self._tell_pids)
+        self._keepers: dict[str, list[Keeper]] = {"front": self._fronts, "model": [], "redis": []}
         self._fronts_ready: set[int] = set()
         self._changed = asyncio.Event()
         self._loaded = asyncio.Event()
@@ -117,16 +120,18 @@ class Supervisor:
             for sock in (public, internal):
                 if sock:
                     stack.callback(sock.close)
-            redis, redis_keeper = await stack.enter_async_context(self._redis())
+            redis = await stack.enter_async_context(self._redis())
             queue = await stack.enter_async_context(Queue.connect(redis))
+            await stack.enter_async_context(admin.listening(settings.admin, admin.calls(self._description, stop)))
             backend = await stack.enter_async_context(
                 discovery.connect(settings.discovery, token=settings.discovery_token.get_secret_value() or None)
             )
-            models = [self._model_keeper(model, redis, queue) for model in self.models]
+            models = self._keepers["model"]
+            models += [self._model_keeper(model, redis, queue) for model in self.models]
             await stack.enter_async_context(keeping(*models))
             if not await _first(self._loaded.wait(), stop.requested()):
                 return
-            self._fronts = [
+            self._fronts += [
                 self._front_keeper(n, redis, public, internal, public_url, queue) for n in range(settings.fronts)
             ]
             await stack.enter_async_context(keeping(*self._fronts))
@@ -142,12 +147,7 @@ class Supervisor:
                         "internal_url": internal_url,
                         "public_url": public_url,
                         "models": [model.key for model in self.models],
-                        "pids": {
-                            "worker": [os.getpid()],
-                            "front": _pids(self._fronts),
-                            "model": _pids(models),
-                            "redis": _pids([redis_keeper] if redis_keeper else []),
-                        },
+                        "pids": self._pids(),
                     }
                 )
                 log.info("ready", extra={"worker": self.name, "internal_url": internal_url, "public_url": public_url})
@@ -157,6 +157,7 @@ class Supervisor:
                     await membership.update(self._member(internal_url, public_url))
                 self.draining = True
                 self._broadcast()
+                processes.tell_parent({"event": "draining"})
             await stop.grace(settings.grace)
 
     def _member(self, internal_url: str, public_url: str | None) -> Member:
@@ -171,12 +172,23 @@ class Supervisor:
             models={model.key: model.state.status for model in self.models},
         )
 
+    def _pids(self) -> dict[str, list[int]]:
+        running = {role: [k.child for k in kept if k.child] for role, kept in self._keepers.items()}
+        pids = {role: [c.pid for c in children if c.returncode is None] for role, children in running.items()}
+        return {"worker": [os.getpid()]} | pids
+
+    def _tell_pids(self) -> None:
+        processes.tell_parent({"event": "pids", "pids": self._pids()})
+
+    def _description(self) -> dict[str, Any]:
+        return {"name": self.name, "role": "worker", "incarnation": self.incarnation, "pids": self._pids()}
+
     # The node's Redis
 
     @asynccontextmanager
-    async def _redis(self) -> AsyncIterator[tuple[str, Keeper | None]]:
+    async def _redis(self) -> AsyncIterator[str]:
         if self.settings.redis:
-            yield self.settings.redis, None
+            yield self.settings.redis
             return
         with tempfile.TemporaryDirectory(prefix="shoal-redis-") as folder:
             command = redis_server.command(Path(folder), most_bytes=self.settings.redis_bytes)
@@ -188,11 +200,12 @@ class Supervisor:
             async def buried(child: Child) -> None:
                 self._metrics.deaths.labels("redis").inc()
 
-            keeper = Keeper("redis", start, heard=lambda child, event: None, buried=buried, stop_timeout=5)
+            keeper = self._keeper("redis", start, heard=lambda child, event: None, buried=buried, stop_timeout=5)
+            self._keepers["redis"].append(keeper)
             async with keeping(keeper):
                 path = str(redis_server.socket_of(Path(folder)))
                 await _answers(path)
-                yield path, keeper
+                yield path
 
     # Model processes
 
@@ -226,7 +239,7 @@ class Supervisor:
                 if model.state.card is None and (model.reason or keeper.deaths >= _TRIES_TO_LOAD):
                     raise CannotStart(f"the model {model.text} does not load: {model.reason or 'its process dies'}")
 
-        keeper = Keeper(f"model {model.key}", start, heard=heard, buried=buried, stop_timeout=_MODEL_STOP)
+        keeper = self._keeper(f"model {model.key}", start, heard=heard, buried=buried, stop_timeout=_MODEL_STOP)
         return keeper
 
     async def _reclaim(self, model: ModelKeeper, queue: Queue) -> None:
@@ -305,7 +318,9 @@ class Supervisor:
             except QueueUnavailable:
                 log.info("the replies of a dead front expire by themselves", extra={"front": current})
 
-        keeper = Keeper(f"front {number}", start, heard=heard, buried=buried, stop_timeout=settings.drain_timeout + 5)
+        keeper = self._keeper(
+            f"front {number}", start, heard=heard, buried=buried, stop_timeout=settings.drain_timeout + 5
+        )
         return keeper
 
     async def _start(self, module: str, name: str, orders: msgspec.Struct, *, pass_fds: tuple[int, ...] = ()) -> Child:
@@ -327,10 +342,6 @@ class Supervisor:
         while True:
             self._broadcast()
             await asyncio.sleep(_STATE_INTERVAL)
-
-
-def _pids(keepers: list[Keeper]) -> list[int]:
-    return [keeper.child.pid for keeper in keepers if keeper.child is not None]
 
 
 async def _first(*waits: Any) -> bool:
