@@ -108,11 +108,14 @@ async def roll(instances: Sequence[Instance], *, skip_down: bool = False) -> Asy
 
 
 async def _restart_one(instance: Instance) -> AsyncIterator[Step]:
+    code = 0
     began = time.monotonic()
-    yield {"event": "draining", "node": instance.name}
-    code = await instance.stop()
-    yield {"event": "ended", "node": instance.name, "code": code, "seconds": _since(began)}
-    began = time.monotonic()
+    if instance.state != "down":
+        yield {"event": "draining", "node": instance.name}
+        code = await instance.stop()
+        yield {"event": "ended", "node": instance.name, "code": code, "seconds": _since(began)}
+        began = time.monotonic()
+    yield {"event": "starting", "node": instance.name}
     try:
         await instance.start()
     except DidNotStart as error:

@@ -149,14 +149,16 @@ def _line(step: Mapping[str, Any]) -> str:
         case "draining":
             return f"{step['node']} is draining…"
         case "ended":
-            return f" ended after {step['seconds']:.1f} s…"
+            return f" ended after {step['seconds']:.1f} s\n"
+        case "starting":
+            return f"{step['node']} is starting…"
         case "ready":
-            return f" ready again after {step['seconds']:.1f} s\n"
+            return f" ready after {step['seconds']:.1f} s\n"
         case "skipped":
             return f"{step['node']}: {step['message']}\n"
         case "done":
             return f"restarted {step['nodes']} of {step['of']} nodes in {step['seconds']:.1f} s\n"
-    return "\n"
+    return "\n"  # after "is starting…", before the complaint
 
 
 async def _show(control: Path, *, as_json: bool) -> None:
