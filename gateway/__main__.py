@@ -18,7 +18,7 @@ from gateway.app import Gateway
 from gateway.balancers import BALANCERS
 from gateway.fleet import Fleet
 from gateway.proxy import Proxy
-from shoal import logs, metrics, processes, service
+from shoal import admin, logs, metrics, processes, service
 from shoal.keys import KeyRing
 from shoal.settings import GatewaySettings, InvalidSettings
 from shoal.tickets import Signer
@@ -75,7 +75,9 @@ async def serve(
             zone=settings.zone,
             version=VERSION,
         )
+        description = {"name": name, "role": "gateway", "pids": {"gateway": [os.getpid()]}}
         async with (
+            admin.listening(settings.admin, admin.calls(lambda: description, stop)),
             service.listening(gateway.internal_app(), [internal], drain_timeout=1),
             service.listening(gateway.public_app(), [public], drain_timeout=settings.drain_timeout),
         ):
@@ -86,12 +88,14 @@ async def serve(
                         "gateway": name,
                         "public_url": public_url,
                         "internal_url": member.internal_url,
-                        "pids": {"gateway": [os.getpid()]},
+                        "ports": {"port": public.getsockname()[1], "internal-port": internal.getsockname()[1]},
+                        "pids": description["pids"],
                     }
                 )
                 log.info("ready", extra={"gateway": name, "public_url": public_url, "fleet": repr(fleet)})
                 await stop.requested()
                 gateway.draining = True
+                processes.tell_parent({"event": "draining"})
             await stop.grace(settings.grace)
     return 0
 

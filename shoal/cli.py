@@ -1,4 +1,4 @@
-"""The command line: ``shoal up``, ``predict``, ``status``, ``keys``, ``settings``, ``gateway``, ``worker``."""
+"""The command line: one function for each ``shoal COMMAND``, which imports what that command needs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from shoal import operations
 from shoal.answers import Answer, Outcome
 from shoal.client import AsyncClient, Mode
 from shoal.errors import ShoalError
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return command(options)
     except ShoalError as error:
         return _complain(f"{error.code}: {error.message}")
-    except OSError as error:
+    except (OSError, operations.NotPossible) as error:
         return _complain(str(error))
     except KeyboardInterrupt:
         return 130
@@ -80,6 +81,8 @@ def _parser() -> argparse.ArgumentParser:
     _client_options(status)
     status.add_argument("--json", action="store_true")
     status.set_defaults(command=_status)
+
+    operations.add_commands(commands)
 
     keys = commands.add_parser("keys", help="make and remove API keys and ticket keys")
     verbs = keys.add_subparsers(required=True, metavar="VERB")
@@ -209,6 +212,7 @@ def _instructions(document: dict[str, Any]) -> str:
         f"{len(document['workers'])} workers and {len(document['gateways'])} gateways serve "
         f"{', '.join(document['models'])}. In another terminal:\n\n"
         f"  export SHOAL_GATEWAY={document['gateway']} SHOAL_API_KEY={document['api_key']}\n"
+        f"  export SHOAL_CONTROL={document['control']}\n"
         "  shoal predict cat.jpg\n\nCtrl-C stops the cluster.\n"
     )
 

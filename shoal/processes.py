@@ -15,7 +15,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import IO, Any
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +35,7 @@ class Child:
     def __init__(self, name: str, process: asyncio.subprocess.Process) -> None:
         self.name = name
         self._process = process
+        self._told_to_stop = False
 
     def __repr__(self) -> str:
         code = self._process.returncode
@@ -49,12 +50,15 @@ class Child:
         orders: Mapping[str, Any] | None = None,
         environ: Mapping[str, str] | None = None,
         pass_fds: Sequence[int] = (),
+        stderr: IO[bytes] | None = None,
     ) -> Child:
-        """Start ``command``; ``orders`` is the first line of its standard input."""
+        """Start ``command``; ``orders`` is the first line of its standard input. Its log goes where ours goes,
+        or to ``stderr``."""
         process = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
+            stderr=stderr,
             env={**os.environ, **(environ or {})},
             pass_fds=pass_fds,
             limit=1 << 24,
@@ -101,7 +105,9 @@ class Child:
     async def stop(self, timeout: float) -> int:
         """SIGTERM, and SIGKILL when it has not ended after ``timeout`` seconds."""
         if self.returncode is None:
-            self.signal(signal.SIGTERM)
+            if not self._told_to_stop:  # a second SIGTERM would end it at once
+                self._told_to_stop = True
+                self.signal(signal.SIGTERM)
             try:
                 async with asyncio.timeout(timeout):
                     return await self.wait()

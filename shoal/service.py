@@ -28,10 +28,11 @@ log = logging.getLogger(__name__)
 
 
 class Stop:
-    """The wish to stop. The first signal asks for a drain, a second one ends the process at once."""
+    """The wish to stop. A signal or ``request`` asks for a drain, a second signal ends the process at once."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
+        self._signals = 0
 
     def __repr__(self) -> str:
         return f"<Stop {'requested' if self._event.is_set() else 'not requested'}>"
@@ -50,7 +51,8 @@ class Stop:
             loop.add_signal_handler(number, self._signalled, number)
 
     def _signalled(self, number: int) -> None:
-        if self._event.is_set():
+        self._signals += 1
+        if self._signals > 1:
             log.warning("second signal: stopping at once")
             os._exit(128 + number)
         log.info("draining", extra={"signal": signal.Signals(number).name})

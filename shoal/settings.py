@@ -17,6 +17,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from shoal.sockets import check_path
+
 MIB = 1024 * 1024
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -33,8 +35,13 @@ def _absolute(value: Path) -> Path:
     return value.expanduser().absolute()
 
 
+def _socket_path(value: str) -> str:
+    return value and check_path(value)
+
+
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 File = Annotated[Path, AfterValidator(_absolute)]
+SocketPath = Annotated[str, AfterValidator(_socket_path)]
 
 
 class InvalidSettings(ValueError):
@@ -64,6 +71,7 @@ class Settings(BaseSettings):
     upload_timeout: Seconds = Field(30.0, description="longest wait for a body to arrive, seconds")
     grace: Seconds = Field(20.0, description="wait between leaving discovery and closing the listeners, seconds")
     drain_timeout: Seconds = Field(30.0, description="longest wait for requests to finish when stopping, seconds")
+    admin: SocketPath = Field("", description="path of the admin listener, a unix socket; empty: none")
     log_level: LogLevel = Field("info", description="debug, info, warning or error")
     lifeline: bool = Field(False, description="stop at once when standard input closes (set by a parent process)")
 

@@ -105,15 +105,16 @@ async def test_a_killed_gateway_is_not_missed_by_the_sdk() -> None:
         _check(await _load(cluster, "direct", photos, kill), photos)
 
 
-async def _states(cluster: Cluster) -> dict[str, str]:
+async def _incarnations(cluster: Cluster) -> dict[str, str]:
     async with cluster.async_client() as client:
-        return {worker["name"]: worker["state"] for worker in (await client.status())["workers"]}
+        return {worker["name"]: worker["incarnation"] for worker in (await client.status())["workers"]}
 
 
 @pytest.mark.parametrize("mode", ["direct", "proxy"])
 async def test_a_killed_worker_leaves_within_two_seconds(mode: Mode) -> None:
     with up("--workers", "2", "--model", SLOW) as cluster:
         photos = [photo(seed) for seed in range(100)]
+        victim = (await _incarnations(cluster))["worker1"]
         killed = 0.0
 
         def kill() -> None:
@@ -125,7 +126,7 @@ async def test_a_killed_worker_leaves_within_two_seconds(mode: Mode) -> None:
         load = asyncio.create_task(_load(cluster, mode, photos, kill))
 
         async def gone() -> bool:
-            return killed > 0 and "worker1" not in await _states(cluster)
+            return killed > 0 and victim not in (await _incarnations(cluster)).values()
 
         await eventually_async(gone, within=10, what="out of the directory")
         assert time.monotonic() - killed < 2
@@ -174,4 +175,4 @@ async def test_a_draining_worker_finishes_and_takes_no_more(mode: Mode) -> None:
         assert set(codes) == {"ok"}
         pids = cluster.worker(0)["pids"]
         assert not any(is_running(pid) for role in pids for pid in pids[role])
-        assert "worker1" not in await _states(cluster)
+        assert "worker1" not in await _incarnations(cluster)

@@ -10,7 +10,6 @@ import asyncio
 import json
 import logging
 import os
-import signal
 import socket
 import sys
 import tempfile
@@ -18,6 +17,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,21 +26,21 @@ from prometheus_client import CollectorRegistry
 
 import discovery
 from discovery import Member
-from shoal import logs, metrics, processes, service
+from shoal import admin, logs, metrics, processes, service
 from shoal.errors import ModelCrashed
+from shoal.keeper import Keeper, keeping
 from shoal.processes import Child
 from shoal.settings import WorkerSettings
 from shoal.version import VERSION
 from shoal.wire import ModelCard, NodeState, Reply
 from worker import front, model_process, redis_server
-from worker.keeper import Keeper, keeping
 from worker.queue import Queue, QueueUnavailable
 from worker.served_model import ServedModel
 from worker.vitals import Vitals
+from worker.watch import TICK, Watch
 
 log = logging.getLogger(__name__)
 
-_TICK = 1.0
 _REDIS_START = 10.0
 _MODEL_STOP = 30.0
 _TRIES_TO_LOAD = 3
@@ -61,6 +61,8 @@ class Supervisor:
         self.name = settings.name
         self._fronts: list[Keeper] = []
         self._front_vitals: dict[int, Vitals] = {}  # of those that are ready
+        self._keeper = partial(Keeper, started=self._tell_pids)
+        self._keepers: dict[str, list[Keeper]] = {"front": self._fronts, "model": [], "redis": []}
         self._changed = asyncio.Event()
         self._loaded = asyncio.Event()
         self._useful = asyncio.Event()
@@ -84,18 +86,19 @@ class Supervisor:
             for sock in (public, internal):
                 if sock:
                     stack.callback(sock.close)
-            redis, redis_keeper = await stack.enter_async_context(self._redis())
+            redis = await stack.enter_async_context(self._redis())
             queue = await stack.enter_async_context(Queue.connect(redis))
+            await stack.enter_async_context(admin.listening(settings.admin, admin.calls(self._description, stop)))
             backend = await stack.enter_async_context(
                 discovery.connect(settings.discovery, token=settings.discovery_token.get_secret_value() or None)
             )
-            models = [self._model_keeper(model, redis, queue) for model in self.models]
+            models = self._keepers["model"]
+            models += [self._model_keeper(model, redis, queue) for model in self.models]
             await stack.enter_async_context(keeping(*models))
-            watch = self._watch(list(zip(self.models, models, strict=True)), redis_keeper, queue)
-            await stack.enter_async_context(service.background(watch))
+            await stack.enter_async_context(service.background(self._watch(queue)))
             if not await _first(self._loaded.wait(), stop.requested()):
                 return
-            self._fronts = [
+            self._fronts += [
                 self._front_keeper(n, redis, public, internal, public_url, queue) for n in range(settings.fronts)
             ]
             await stack.enter_async_context(keeping(*self._fronts))
@@ -110,12 +113,7 @@ class Supervisor:
                         "internal_url": internal_url,
                         "public_url": public_url,
                         "models": [model.key for model in self.models],
-                        "pids": {
-                            "worker": [os.getpid()],
-                            "front": _pids(self._fronts),
-                            "model": _pids(models),
-                            "redis": _pids([redis_keeper] if redis_keeper else []),
-                        },
+                        "pids": self._pids(),
                     }
                 )
                 log.info("ready", extra={"worker": self.name, "internal_url": internal_url, "public_url": public_url})
@@ -125,6 +123,7 @@ class Supervisor:
                     await membership.update(self._member(internal_url, public_url))
                 self.draining = True
                 self._broadcast()
+                processes.tell_parent({"event": "draining"})
             await stop.grace(settings.grace)
 
     def _member(self, internal_url: str, public_url: str | None) -> Member:
@@ -139,12 +138,23 @@ class Supervisor:
             models={model.key: model.state.status for model in self.models},
         )
 
+    def _pids(self) -> dict[str, list[int]]:
+        running = {role: [k.child for k in kept if k.child] for role, kept in self._keepers.items()}
+        pids = {role: [c.pid for c in children if c.returncode is None] for role, children in running.items()}
+        return {"worker": [os.getpid()]} | pids
+
+    def _tell_pids(self) -> None:
+        processes.tell_parent({"event": "pids", "pids": self._pids()})
+
+    def _description(self) -> dict[str, Any]:
+        return {"name": self.name, "role": "worker", "incarnation": self.incarnation, "pids": self._pids()}
+
     # The node's Redis
 
     @asynccontextmanager
-    async def _redis(self) -> AsyncIterator[tuple[str, Keeper | None]]:
+    async def _redis(self) -> AsyncIterator[str]:
         if self.settings.redis:
-            yield self.settings.redis, None
+            yield self.settings.redis
             return
         with tempfile.TemporaryDirectory(prefix="shoal-redis-") as folder:
             command = redis_server.command(Path(folder), most_bytes=self.settings.redis_bytes)
@@ -156,11 +166,12 @@ class Supervisor:
             async def buried(child: Child) -> None:
                 self._metrics.deaths.labels("redis").inc()
 
-            keeper = Keeper("redis", start, heard=lambda child, event: None, buried=buried, stop_timeout=5)
+            keeper = self._keeper("redis", start, heard=lambda child, event: None, buried=buried, stop_timeout=5)
+            self._keepers["redis"].append(keeper)
             async with keeping(keeper):
                 path = str(redis_server.socket_of(Path(folder)))
                 await _answers(path)
-                yield path, keeper
+                yield path
 
     # Model processes
 
@@ -194,7 +205,7 @@ class Supervisor:
                 if model.state.card is None and (model.reason or keeper.deaths >= _TRIES_TO_LOAD):
                     raise CannotStart(f"the model {model.text} does not load: {model.reason or 'its process dies'}")
 
-        keeper = Keeper(f"model {model.key}", start, heard=heard, buried=buried, stop_timeout=_MODEL_STOP)
+        keeper = self._keeper(f"model {model.key}", start, heard=heard, buried=buried, stop_timeout=_MODEL_STOP)
         return keeper
 
     async def _reclaim(self, model: ServedModel, queue: Queue) -> None:
@@ -280,7 +291,9 @@ class Supervisor:
             except QueueUnavailable:
                 log.info("nothing to clean up after a front: the queue is away", extra={"front": current})
 
-        keeper = Keeper(f"front {number}", start, heard=heard, buried=buried, stop_timeout=settings.drain_timeout + 5)
+        keeper = self._keeper(
+            f"front {number}", start, heard=heard, buried=buried, stop_timeout=settings.drain_timeout + 5
+        )
         return keeper
 
     async def _start(self, module: str, name: str, orders: msgspec.Struct, *, pass_fds: tuple[int, ...] = ()) -> Child:
@@ -292,59 +305,28 @@ class Supervisor:
         document: dict[str, Any] = json.loads(msgspec.json.encode(state))
         return document
 
+    async def _watch(self, queue: Queue) -> None:
+        """Once a second: tell the fronts, look after the children, and keep idle models from looking dead."""
+        redis = next(iter(self._keepers["redis"]), None)
+        watch = Watch(queue, redis, self._metrics, hang_timeout=self.settings.hang_timeout)
+        while True:
+            self._broadcast()
+            await asyncio.sleep(TICK)
+            changes = [model.tick(TICK) for model in self.models]
+            if any(changes):
+                self._models_changed()
+            for model, keeper in zip(self.models, self._keepers["model"], strict=True):
+                watch.check("model", keeper, model.vitals)
+            for number, vitals in self._front_vitals.items():
+                vitals.tick(TICK)
+                watch.check("front", self._fronts[number], vitals)
+            await watch.check_redis(self.models)
+
     def _broadcast(self) -> None:
         state = self._state()
         for keeper in self._fronts:
             if keeper.child is not None:
                 keeper.child.send(state)
-
-    # Health
-
-    async def _watch(self, models: list[tuple[ServedModel, Keeper]], redis: Keeper | None, queue: Queue) -> None:
-        """Once a second: tell the fronts, look for children that live and do not work, and end those."""
-        redis_vitals = Vitals(self.settings.hang_timeout)
-        while True:
-            self._broadcast()
-            await asyncio.sleep(_TICK)
-            changes = [model.tick(_TICK) for model, _ in models]
-            if any(changes):
-                self._models_changed()
-            for model, keeper in models:
-                if model.vitals and model.vitals.is_hung:
-                    self._end_hung("model", keeper)
-            for number, vitals in self._front_vitals.items():
-                vitals.tick(_TICK)
-                if vitals.is_hung:
-                    self._end_hung("front", self._fronts[number])
-            redis_vitals.tick(_TICK)
-            if await self._pulse(queue):
-                redis_vitals.spoke()
-            elif redis_vitals.is_hung and redis:
-                redis_vitals.spoke()
-                self._end_hung("redis", redis)
-
-    def _end_hung(self, role: str, keeper: Keeper) -> None:
-        """Only a dead process's jobs may be reclaimed, so a hung one is killed first."""
-        log.error("hung, so killed", extra={"child": keeper.name, "child_pid": keeper.child and keeper.child.pid})
-        self._metrics.hung.labels(role).inc()
-        if keeper.child is not None:
-            keeper.child.signal(signal.SIGKILL)
-
-    async def _pulse(self, queue: Queue) -> bool:
-        """Whether Redis answers; models that were idle get a heartbeat through it."""
-        try:
-            async with asyncio.timeout(_TICK):
-                await queue.run_id()
-                for model in self.models:
-                    if job := model.heartbeat():
-                        await queue.submit(model.key, job, capacity=1, capacity_bytes=self.settings.capacity_bytes)
-        except (QueueUnavailable, TimeoutError):
-            return False
-        return True
-
-
-def _pids(keepers: list[Keeper]) -> list[int]:
-    return [keeper.child.pid for keeper in keepers if keeper.child is not None]
 
 
 async def _first(*waits: Any) -> bool:

@@ -20,8 +20,9 @@ _STABLE_SECONDS = 10.0
 class Keeper:
     """One child that is to run until ``stop``.
 
-    ``start`` makes a new incarnation of it; ``heard`` gets each of its events; ``buried`` is told of every
-    end, wanted or not, before the next incarnation starts.
+    ``start`` makes a new incarnation of it, of which ``started`` is told; ``heard`` gets each of its events;
+    ``buried`` is told of every end, wanted or not, before the next incarnation starts. A child stays down when
+    ``stays_down`` says so of the exit code that it ended with unasked.
     """
 
     def __init__(
@@ -32,6 +33,8 @@ class Keeper:
         heard: Callable[[Child, dict[str, Any]], None],
         buried: Callable[[Child], Awaitable[None]],
         stop_timeout: float,
+        started: Callable[[], None] = lambda: None,
+        stays_down: Callable[[int], bool] = lambda code: False,
     ) -> None:
         self.name = name
         self.child: Child | None = None
@@ -40,6 +43,8 @@ class Keeper:
         self._heard = heard
         self._buried = buried
         self._stop_timeout = stop_timeout
+        self._started = started
+        self._stays_down = stays_down
         self._stopping = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -50,16 +55,22 @@ class Keeper:
         return self._stopping.is_set()
 
     async def run(self) -> None:
+        """Return when the child was stopped, or ended and stays down."""
         quick_deaths = 0
-        while not self._stopping.is_set():
+        stays_down = False
+        while not (self._stopping.is_set() or stays_down):
             child = self.child = await self._start()
             started = time.monotonic()
             if self._stopping.is_set():
                 await child.stop(self._stop_timeout)
+            self._started()
             async for event in child.events():
                 self._heard(child, event)
             code = await child.wait()
-            if not self.is_stopping:
+            stays_down = not self.is_stopping and self._stays_down(code)
+            if stays_down:
+                log.info("process ended and stays down", extra={"child": self.name, "code": code})
+            elif not self.is_stopping:
                 self.deaths += 1
                 quick_deaths = 0 if time.monotonic() - started > _STABLE_SECONDS else quick_deaths + 1
                 log.warning("process died", extra={"child": self.name, "child_pid": child.pid, "code": code})
