@@ -6,9 +6,9 @@ import asyncio
 import json
 import re
 import shutil
-import signal
 import subprocess
 import time
+from asyncio.subprocess import DEVNULL
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 from aiohttp import ClientError, ClientSession, ClientTimeout
 
 from chaos.network import Host
-from shoal.processes import Child, bound
+from shoal.processes import bound
 
 SERVICE = "shoal-worker"
 
@@ -33,7 +33,7 @@ class Agent:
         self._binary = binary
         self._folder = folder / host.name
         self._servers = servers
-        self._child: Child | None = None
+        self._process: asyncio.subprocess.Process | None = None
 
     def __repr__(self) -> str:
         return f"<Agent {self.host.name} {'server' if self.is_server else 'client'}>"
@@ -47,16 +47,15 @@ class Agent:
         settings = self._folder / "consul.json"
         settings.write_text(json.dumps(self._settings()), encoding="utf-8")
         command = bound([*self.host.prefix, self._binary, "agent", "-config-file", str(settings)])
-        log = (self._folder / "consul.log").open("ab")
-        with log:
-            self._child = await Child.start(f"consul {self.host.name}", command, stdout=log, stderr=log)
+        with (self._folder / "consul.log").open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(*command, stdin=DEVNULL, stdout=log, stderr=log)
 
     async def kill(self) -> None:
         """SIGKILL, and wait until it has ended."""
-        if self._child is not None:
-            self._child.signal(signal.SIGKILL)
-            await self._child.wait()
-            self._child = None
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            await process.wait()
 
     def forget(self) -> None:
         """Delete what it has stored; it must not run."""

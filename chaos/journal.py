@@ -27,12 +27,16 @@ class Uploaded:
 
 @dataclass
 class Journal:
-    """The state that the lines add up to. Feed it with ``read`` or ``take``."""
+    """The state that the lines add up to. Feed it with ``read`` or ``take``.
+
+    ``done`` counts by process what it has ended or executed, ``executions`` by request, ``images`` by node.
+    """
 
     folder: Path
-    requests: dict[int, dict[str, float]] = field(default_factory=lambda: defaultdict(dict))
+    requests: dict[int, set[str]] = field(default_factory=lambda: defaultdict(set))
     claimed: dict[int, set[str]] = field(default_factory=lambda: defaultdict(set))
     submitted: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    done: Counter[int] = field(default_factory=Counter)
     executions: Counter[str] = field(default_factory=Counter)
     images: Counter[str] = field(default_factory=Counter)
     uploaded: Uploaded = field(default_factory=Uploaded)
@@ -65,9 +69,10 @@ class Journal:
     def _take(self, node: str, record: Record) -> None:
         match record.get("message"):
             case "begun" if record["method"] == "POST":
-                self.requests[int(record["pid"])][record["request_id"]] = 1
+                self.requests[int(record["pid"])].add(record["request_id"])
             case "request" if record["method"] == "POST":
-                self.requests[int(record["pid"])].pop(record["request_id"], None)
+                self.requests[int(record["pid"])].discard(record["request_id"])
+                self.done[int(record["pid"])] += 1
                 self._count_upload(record)
             case "submitted":
                 self.submitted[node].add(record["job"])
@@ -76,6 +81,7 @@ class Journal:
             case "executed":
                 self.claimed[int(record["pid"])] -= set(record["jobs"])
                 self.submitted[node] -= set(record["jobs"])
+                self.done[int(record["pid"])] += 1
                 self.executions.update(r for r in record["request_ids"] if r != "heartbeat")
                 self.images[node] += sum(r != "heartbeat" for r in record["request_ids"])
             case "unexpected error" | "the model raised":
@@ -96,10 +102,24 @@ class Journal:
         """Jobs that are in the node's Redis."""
         return len(self.submitted[node])
 
+    def under_way(self) -> int:
+        """Requests that some process has begun and not ended."""
+        return sum(len(requests) for requests in self.requests.values())
+
     def forget(self) -> None:
-        """Start counting anew, with nothing under way."""
-        self.requests.clear()
-        self.claimed.clear()
-        self.submitted.clear()
+        """Count executions and bytes anew."""
         self.executions.clear()
         self.uploaded = Uploaded()
+
+    def forget_dead(self) -> None:
+        """Between two rounds: what the dead held is answered by others, and those will not say so in their name."""
+        self.executions.clear()
+        self.submitted.clear()
+        by_process: tuple[dict[int, Any], ...] = (self.requests, self.claimed, self.done)
+        for known in by_process:
+            for pid in [pid for pid in known if not _is_running(pid)]:
+                del known[pid]
+
+
+def _is_running(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()

@@ -34,7 +34,7 @@ class Orders(msgspec.Struct, frozen=True):
     bulk_rate: float = 0.0
     closed: int = 0
     timeout: float = 30.0
-    modes: list[Mode] = ["direct", "proxy"]
+    modes: tuple[Mode, ...] = ("direct", "proxy")
     seed: int = 0
 
 
@@ -118,6 +118,12 @@ class Arrivals:
             )
         self._words.append(end)
 
+    async def give_up(self) -> None:
+        """End what is under way, without a report."""
+        for call in self._calls:
+            call.cancel()
+        await asyncio.gather(*self._calls, return_exceptions=True)
+
     async def keep_telling(self) -> None:
         """Report in batches: a line for each request would cost as much as the request."""
         while True:
@@ -158,6 +164,7 @@ async def _main() -> int:
         async with service.background(*loops):
             processes.tell_parent({"event": "ready"})
             await stop.requested()
+        await arrivals.give_up()
     return 0
 
 

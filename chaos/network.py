@@ -63,16 +63,16 @@ class Network:
     """The hosts by name, and their links. Construct with ``network``."""
 
     def __init__(self, run: str, hosts: Mapping[str, Host]) -> None:
-        self._run = run
+        self.run = run
         self.hosts = hosts
 
     def __repr__(self) -> str:
-        return f"<Network {self._run}: {', '.join(self.hosts)}>"
+        return f"<Network {self.run}: {', '.join(self.hosts)}>"
 
     @property
     def hub(self) -> Host:
         """The namespace of the bridges, from which every host can be reached."""
-        return Host("hub", _namespace(self._run, "hub"), _HUB, ("internal", "public"))
+        return Host("hub", _namespace(self.run, "hub"), _HUB, ("internal", "public"))
 
     def cut(self, host: str, subnet: Subnet) -> None:
         """Pull the plug of one link."""
