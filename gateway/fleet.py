@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 _POLL_TIMEOUT = 0.75
 _VANISHED_SECONDS = 60.0
 _PANIC_SHARE = 0.5
+_WAIT_SHARE = 0.75  # of its time that a request may be expected to wait: what waits longer is likely to be late
 _TIERS: dict[Status, int] = {"ready": 0, "stalled": 1, "restarting": 1}
 
 Excluded = frozenset[str]
@@ -199,7 +200,7 @@ class Fleet:
             self._check_known(wish)
             raise NoWorker
         choices = [c for c in choices if c.worker.incarnation not in wish.exclude] or choices
-        free = [c for c in choices if c.has_room and c.expected_wait < wish.seconds]
+        free = [c for c in choices if c.has_room and c.expected_wait < wish.seconds * _WAIT_SHARE]
         if not free:
             raise QueueFull("Every worker is full.", retry_after=min(c.expected_wait for c in choices))
         return sorted(free, key=lambda c: c.name)

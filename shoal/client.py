@@ -18,6 +18,7 @@ import aiohttp
 
 from shoal.answers import Answer, Outcome
 from shoal.errors import BadGateway, ConnectionFailed, DeadlineExceeded, NoWorker, QueueFull, ShoalError, from_body
+from shoal.gateways import Gateways
 from shoal.grants import Grant, Grants
 
 Image = bytes | str | Path | IO[bytes]
@@ -40,7 +41,8 @@ _Wish = tuple[str | None, str | None, Priority]  # model, version, priority: wha
 class AsyncClient:
     """Predictions from a Shoal cluster.
 
-    ``gateway`` is one URL, or several separated by commas: the next one is asked when one does not answer.
+    ``gateway`` is one URL, or several separated by commas: they are asked in turn, and the next one at once when
+    one does not answer.
     ``mode`` is ``direct`` (upload straight to a worker, fall back to the proxy) or ``proxy`` (always through
     the gateway). ``timeout`` is the deadline of a whole call in seconds, retries included.
     """
@@ -48,9 +50,7 @@ class AsyncClient:
     def __init__(
         self, gateway: str, *, api_key: str | None = None, mode: Mode = "direct", timeout: float = 30.0
     ) -> None:
-        self._gateways = [url.strip().rstrip("/") for url in gateway.split(",") if url.strip()]
-        if not self._gateways:
-            raise ValueError("gateway is the URL of at least one gateway")
+        self._gateways = Gateways(gateway)
         if mode not in ("direct", "proxy"):
             raise ValueError(f"mode is 'direct' or 'proxy', not {mode!r}")
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
@@ -61,7 +61,7 @@ class AsyncClient:
         self._questions: dict[str, tuple[float, asyncio.Task[bool]]] = {}
 
     def __repr__(self) -> str:
-        return f"<AsyncClient of {', '.join(self._gateways)}, {self._mode}>"
+        return f"<AsyncClient of {self._gateways!r}, {self._mode}>"
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
@@ -261,11 +261,11 @@ class AsyncClient:
 
     async def _proxied(self, call: _Call) -> Answer:
         headers = self._headers | {"Shoal-Uploads": str(call.uploads)}
-        gateway = self._gateways[0]
+        gateway = self._gateways.in_turn()[0]
         try:
             document = await self._post(f"{gateway}/predict", call, headers, call.model_query() | call.options)
         except ConnectionFailed:
-            self._skip(gateway)
+            self._gateways.avoid(gateway)
             raise
         return Answer.of(document, "proxy")
 
@@ -293,21 +293,16 @@ class AsyncClient:
         """GET from the first gateway that answers."""
         assert self._session is not None, "use the client as a context manager"
         failure = ConnectionFailed()
-        for gateway in tuple(self._gateways):
+        for gateway in self._gateways.in_turn():
             try:
                 async with self._session.get(
                     f"{gateway}{path}", params=query, headers={**self._headers, **(headers or {})}, timeout=_ASKING
                 ) as response:
                     return await _document(response)
             except (aiohttp.ClientError, OSError) as error:
-                self._skip(gateway)
+                self._gateways.avoid(gateway)
                 failure = ConnectionFailed(str(error) or type(error).__name__)
         raise failure
-
-    def _skip(self, gateway: str) -> None:
-        """Ask this gateway last from now on."""
-        if len(self._gateways) > 1 and self._gateways[0] == gateway:
-            self._gateways = [*self._gateways[1:], gateway]
 
 
 class _Call:
