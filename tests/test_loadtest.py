@@ -425,7 +425,7 @@ async def test_two_processes_tell_of_every_request_that_was_answered(tmp_path: P
 
     async def predict(request: web.Request) -> web.Response:
         nonlocal served
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.9)  # longer than a master waits for the last reports of workers that quit
         served += 1
         return answer("cat")
 
