@@ -132,6 +132,7 @@ class Gateway:
                 "uses": uses,
                 "expires_in": self._settings.ticket_lifetime,
                 "max_bytes": self._settings.max_body_bytes,
+                "expected_wait": round(choice.expected_wait, 3),
             }
         )
 

@@ -242,10 +242,10 @@ class AsyncClient:
         grants.waiting += 1
         try:
             async with grants.lock:
-                grant = grants.take(call.excluded)
+                grant = grants.take(call.excluded, call.deadline - time.monotonic())
                 if grant is None:
                     grants.current = await self._lookup(call, min(grants.waiting, _MOST_USES))
-                    grant = grants.take(set())
+                    grant = grants.take(set(), float("inf"))
                     assert grant is not None
                 return grant
         finally:
@@ -257,7 +257,14 @@ class AsyncClient:
             query["exclude"] = ",".join(sorted(call.excluded))
         answer = await self._ask("/lookup", query, {_REQUEST_ID: call.request_id, _TIMEOUT_MS: call.remaining_ms()})
         expires = time.monotonic() + max(0.5, float(answer["expires_in"]) - _EXPIRY_MARGIN)
-        return Grant(answer["url"], answer["ticket"], answer["incarnation"], int(answer["uses"]), expires)
+        return Grant(
+            answer["url"],
+            answer["ticket"],
+            answer["incarnation"],
+            int(answer["uses"]),
+            expires,
+            float(answer.get("expected_wait", 0.0)),
+        )
 
     async def _proxied(self, call: _Call) -> Answer:
         headers = self._headers | {"Shoal-Uploads": str(call.uploads)}
