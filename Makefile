@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Photos for the tests, out of two packages whose own dependencies no test needs.
 PHOTOS := foolbox==3.3.4 scikit-image==0.26.0
 
-.PHONY: help demo test check format up bench load mutants clean
+.PHONY: help demo test check format up bench load chaos mutants clean
 
 help:  ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -39,6 +39,11 @@ bench: $(VENV)/bench  ## compare with the limit, the origin's design, Mosec and 
 
 load: $(VENV)/load  ## load the cluster at SHOAL_GATEWAY, with Locust
 	$(BIN)/python -m locust -f loadtest/locustfile.py --headless $(LOAD)
+
+chaos: $(VENV)/dev  ## break a cluster in every way we know, and write what was lost to docs/reliability.md
+	export CONSUL_BIN="$$(tests/tools/consul.sh .tools)" REDIS_BIN="$$(tests/tools/redis.sh .tools $(BIN)/python)" && \
+	PATH="$$(dirname "$$REDIS_BIN"):$$PATH" $(BIN)/python -m chaos \
+	$(or $(CHAOS),--results docs/reliability.json --report docs/reliability.md)
 
 mutants: $(VENV)/dev  ## take promises out of the code and see that a test notices
 	export REDIS_BIN="$$(tests/tools/redis.sh .tools $(BIN)/python)" && \

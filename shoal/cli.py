@@ -72,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     way.add_argument("--proxy", dest="mode", action="store_const", const="proxy", help="send through the gateway")
     predict.add_argument("--model", metavar="NAME")
     predict.add_argument("--top", type=int, metavar="K", help="how many classes to show")
+    predict.add_argument("--priority", choices=("interactive", "bulk"), default="interactive", help="bulk waits")
     predict.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS")
     predict.add_argument("--concurrency", type=int, default=8, metavar="N", help="files under way at once")
     predict.add_argument("--json", action="store_true", help="print one line of JSON for each file")
@@ -229,6 +230,7 @@ def _predict(options: argparse.Namespace) -> int:
                     [Path(name) for name in files],
                     model=options.model,
                     top_k=options.top,
+                    priority=options.priority,
                     concurrency=min(options.concurrency, len(files)),
                 )
                 async for outcome in outcomes:
