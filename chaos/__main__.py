@@ -1,4 +1,4 @@
-"""``python -m chaos``: break a cluster in every way we know, and write what was lost to docs/reliability.md."""
+"""``python -m chaos``: break a cluster in every way we know, and say what was lost."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from chaos import kills, scenarios
 from chaos.cancellations import clients_gone
 from chaos.network import Host, Network, missing, network
 from chaos.outcome import Outcome
-from chaos.report import render
-from chaos.world import HOSTS, World, world
+from chaos.report import Results
+from chaos.soak import soak
+from chaos.world import HOSTS, DidNotHappen, World, world
 from shoal import logs, service
 
 MODEL = "fake?seconds_per_execution=0.05&seconds_per_image=0.01&max_batch_size=8"
@@ -48,15 +49,17 @@ def plan(*, short: bool) -> dict[str, Scenario]:
         "consul-empty": partial(scenarios.consul_away, seconds=away, empty=True),
         "overload": partial(scenarios.overload, seconds=full),
         "bulk": partial(scenarios.bulk_waits, seconds=full, rate=10, bulk_rate=2 * 3 * CAPACITY),
+        **({} if short else {"soak": partial(soak, minutes=30.0)}),
     }
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m chaos", description=__doc__)
     parser.add_argument("--short", action="store_true", help="a few rounds of everything, in minutes")
-    parser.add_argument("--only", nargs="*", metavar="NAME", help=f"of {', '.join(plan(short=True))}, clients")
-    parser.add_argument("--rate", type=float, default=60.0, metavar="N", help="images a second")
-    parser.add_argument("--report", type=Path, metavar="FILE", help="where to write the report")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help=f"of clients, {', '.join(plan(short=False))}")
+    parser.add_argument("--rate", type=float, default=90.0, metavar="N", help="images a second")
+    parser.add_argument("--results", type=Path, metavar="FILE", help="keep what was found there (JSON)")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write the page of those results there")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the logs there")
     return parser.parse_args()
 
@@ -103,29 +106,44 @@ async def _run(options: argparse.Namespace, built: Network) -> int:
         if not work.done():
             work.cancel()
         await asyncio.gather(work, return_exceptions=stop.is_requested)
-    if options.report:
-        options.report.write_text(_report(options, outcomes), encoding="utf-8")
     return 0 if outcomes and all(outcome.holds for outcome in outcomes) else 1
 
 
 async def _break(options: argparse.Namespace, built: Network, folder: Path, outcomes: list[Outcome]) -> None:
     chosen = {n: s for n, s in plan(short=options.short).items() if not options.only or n in options.only}
+    results = Results.load(options.results)
+
+    def keep(name: str, outcome: Outcome) -> None:
+        outcomes.append(outcome)
+        _tell(name, outcome)
+        results.add(name, outcome, facts=_facts(options))
+        if options.results:
+            results.save(options.results)
+        if options.report:
+            options.report.write_text(results.page([*plan(short=False), "clients", "logs"]), encoding="utf-8")
+
+    if not options.only or "clients" in options.only:
+        keep("clients", await clients_gone(folder, 2 if options.short else 20))
+    if not chosen:
+        return
     async with world(built, folder, consul=os.environ.get("CONSUL_BIN", "consul"), model=MODEL) as made:
         for name, scenario in chosen.items():
             made.order(rate=options.rate, bulk_rate=0, closed=0, timeout=30)
             await made.settle()
             made.take_ends()
-            _tell(name, outcomes, await scenario(made))
-        if made.journal.errors:
-            outcome = Outcome("Logs", "lines that no process should write")
-            outcome.check("no unexpected error", "; ".join(made.journal.errors[:5]), not made.journal.errors)
-            _tell("logs", outcomes, outcome)
-    if not options.only or "clients" in options.only:
-        _tell("clients", outcomes, await clients_gone(folder, 2 if options.short else 20))
+            try:
+                keep(name, await scenario(made))
+            except DidNotHappen as failure:
+                outcome = Outcome(name, "it came to no end")
+                outcome.check("it ends", failure, holds=False)
+                keep(name, outcome)
+        outcome = Outcome("Logs", "what no process should write")
+        errors = made.journal.errors
+        outcome.check("no unexpected error in any log", "; ".join(errors[:5]) or "none", not errors)
+        keep("logs", outcome)
 
 
-def _tell(name: str, outcomes: list[Outcome], outcome: Outcome) -> None:
-    outcomes.append(outcome)
+def _tell(name: str, outcome: Outcome) -> None:
     verdict = "holds" if outcome.holds else "DOES NOT HOLD"
     failed = outcome.tally.failures.total()
     sys.stdout.write(
@@ -139,15 +157,14 @@ def _tell(name: str, outcomes: list[Outcome], outcome: Outcome) -> None:
     sys.stdout.flush()
 
 
-def _report(options: argparse.Namespace, outcomes: list[Outcome]) -> str:
-    return render(
-        outcomes,
-        model=MODEL,
-        rate=options.rate,
-        share=options.rate / (2 * CAPACITY),
-        when=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-        machine=f"{os.cpu_count()} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}",
-    )
+def _facts(options: argparse.Namespace) -> dict[str, str]:
+    return {
+        "model": MODEL,
+        "rate": f"{options.rate:g}",
+        "share": f"{options.rate / (2 * CAPACITY):.0%}",
+        "when": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+        "machine": f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}",
+    }
 
 
 if __name__ == "__main__":

@@ -12,8 +12,13 @@ from chaos.load import Answered
 
 @dataclass
 class Tally:
-    """Requests that have ended, as far as the promises are about them."""
+    """Requests that have ended, as far as the promises are about them.
 
+    Where ``may_refuse``, a queue that is full is no failure: it is what was promised.
+    """
+
+    may_refuse: bool = False
+    refused: int = 0
     requests: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
     wrong: int = 0
@@ -24,7 +29,9 @@ class Tally:
         for end in ends:
             self.requests[end.mode] += 1
             self.slowest = max(self.slowest, end.seconds)
-            if end.code != "ok":
+            if end.code == "queue_full" and self.may_refuse:
+                self.refused += 1
+            elif end.code != "ok":
                 self.failures[f"{end.mode} {end.code}"] += 1
                 self.examples = [*self.examples, f"{end.seconds:.1f} s: {end.error}"][-5:]
             elif not end.right:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -101,6 +105,24 @@ def test_an_image_that_hangs_the_model_is_given_up_and_quarantined() -> None:
             proxied.predict(bad)
         for outcome in client.predict_many(good):
             _check(outcome, good)
+
+        # And an operator sees it, and may let it in again
+        digest = hashlib.sha256(bad).hexdigest()
+        assert digest in _shoal(cluster, "quarantine")
+        (entry,) = json.loads(_shoal(cluster, "quarantine", "--json"))
+        assert (entry["worker"], entry["model"], entry["digest"]) == ("worker1", "fake@1", digest)
+        assert "worker1 takes" in _shoal(cluster, "quarantine", "--release", digest)
+        assert _shoal(cluster, "quarantine") == "no image is in quarantine\n"
+        assert "is not in quarantine" in _shoal(cluster, "quarantine", "--release", digest, code=1)
+        with pytest.raises(errors.ModelCrashed):
+            client.predict(bad)
+
+
+def _shoal(cluster: Cluster, *arguments: str, code: int = 0) -> str:
+    command = [sys.executable, "-m", "shoal.cli", *arguments, "--control", str(cluster.document["control"])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    return done.stdout + done.stderr
 
 
 def test_an_idle_model_is_sent_heartbeats_and_they_are_nobodys_images() -> None:

@@ -33,7 +33,7 @@ from shoal.processes import Child
 from shoal.settings import WorkerSettings
 from shoal.version import VERSION
 from shoal.wire import ModelCard, NodeState, Reply
-from worker import front, model_process, redis_server
+from worker import front, model_process, quarantine, redis_server
 from worker.queue import Queue, QueueUnavailable
 from worker.served_model import ServedModel
 from worker.vitals import Vitals
@@ -88,7 +88,8 @@ class Supervisor:
                     stack.callback(sock.close)
             redis = await stack.enter_async_context(self._redis())
             queue = await stack.enter_async_context(Queue.connect(redis))
-            await stack.enter_async_context(admin.listening(settings.admin, admin.calls(self._description, stop)))
+            calls = admin.calls(self._description, stop) + quarantine.calls(queue, [m.key for m in self.models])
+            await stack.enter_async_context(admin.listening(settings.admin, calls))
             backend = await stack.enter_async_context(
                 discovery.connect(settings.discovery, token=settings.discovery_token.get_secret_value() or None)
             )
