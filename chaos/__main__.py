@@ -80,16 +80,16 @@ def main() -> int:
 
 
 def _described(built: Network) -> str:
-    return msgspec.json.encode({"run": built.run, "hosts": list(built.hosts.values())}).decode()
+    return msgspec.json.encode({"hub": built.hub.holder, "hosts": list(built.hosts.values())}).decode()
 
 
 def _network_of(text: str) -> Network:
     class Description(msgspec.Struct):
-        run: str
+        hub: int
         hosts: list[Host]
 
     described = msgspec.json.decode(text, type=Description)
-    return Network(described.run, {host.name: host for host in described.hosts})
+    return Network(described.hub, {host.name: host for host in described.hosts})
 
 
 async def _run(options: argparse.Namespace, built: Network) -> int:

@@ -87,13 +87,3 @@ def test_a_lossy_link_loses_some_packets_and_a_dead_one_all(net: Network) -> Non
         assert not reaches(net, gateway, "internal")
     with net.lossy("worker", "internal", 0.1):
         assert reaches(net, gateway, "internal", within=30, size=100_000)
-
-
-def test_nothing_is_left() -> None:
-    reason = missing()
-    need(reason is None, str(reason))
-    with pytest.raises(RuntimeError, match="by the body"), network({"a": ("public",)}) as built:
-        raise RuntimeError("by the body")
-    left = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
-    assert built.hosts["a"].namespace not in left
-    assert built.hub.namespace not in left
