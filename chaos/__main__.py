@@ -21,12 +21,11 @@ from chaos.cancellations import clients_gone
 from chaos.network import Host, Network, missing, network
 from chaos.outcome import Outcome
 from chaos.report import Results
+from chaos.scenarios import CAPACITY, MODEL
 from chaos.soak import soak
 from chaos.world import HOSTS, DidNotHappen, World, world
 from shoal import logs, service
-
-MODEL = "fake?seconds_per_execution=0.05&seconds_per_image=0.01&max_batch_size=8"
-CAPACITY = 8 / (0.05 + 8 * 0.01)  # images a second of one worker
+from shoal.processes import bound
 
 _INSIDE = "SHOAL_CHAOS_NETWORK"
 
@@ -75,7 +74,7 @@ def main() -> int:
     with network(HOSTS) as built:
         environ = {**os.environ, _INSIDE: _described(built)}
         return subprocess.run(
-            [*built.hub.prefix, sys.executable, "-m", "chaos", *sys.argv[1:]], env=environ, check=False
+            bound([*built.hub.prefix, sys.executable, "-m", "chaos", *sys.argv[1:]]), env=environ, check=False
         ).returncode
 
 
