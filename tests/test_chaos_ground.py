@@ -86,7 +86,7 @@ def test_a_delayed_link_is_late_both_ways_and_afterwards_as_before(net: Network,
     client = net.hosts["client"]
     before = statistics.median(round_trips(client, echo, 20))
     with net.impaired("client", "public", delay=0.03):
-        assert min(round_trips(client, echo, 20)) >= 0.06
+        assert min(round_trips(client, echo, 20)) > 0.058  # timers have whole milliseconds
     after = round_trips(client, echo, 20)
     assert len(after) == 20
     assert max(before, statistics.median(after)) < 0.03
