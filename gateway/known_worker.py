@@ -23,6 +23,7 @@ STATES = ("ready", "draining", "ejected", "silent", "unreachable")
 
 _FRESH_SECONDS = 2.0
 _ON_THE_WAY_SECONDS = 2.0
+_LEAST_COST = 0.001  # seconds that an image takes beside its model; a free model is not infinitely fast
 _FIRST_EJECTION, _LONGEST_EJECTION = 0.5, 10.0
 
 
@@ -98,7 +99,7 @@ class Worker:
         if load is None:
             return 0.0
         before = load.queue_depth if priority == "bulk" else load.queue_depth - load.bulk_depth
-        return (before + self._way(key).count) * load.seconds_per_image
+        return (before + self._way(key).count) * max(load.seconds_per_image, _LEAST_COST)
 
     def has_room(self, key: str, priority: Priority) -> bool:
         load = self.load(key)
