@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Photos for the tests, out of two packages whose own dependencies no test needs.
 PHOTOS := foolbox==3.3.4 scikit-image==0.26.0
 
-.PHONY: help demo test check format up bench mutants clean
+.PHONY: help demo test check format up bench load mutants clean
 
 help:  ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,9 @@ bench: $(VENV)/bench  ## compare with the limit, the origin's design, Mosec and 
 	export REDIS_BIN="$$(tests/tools/redis.sh .tools $(BIN)/python)" && \
 	PATH="$$(dirname "$$REDIS_BIN"):$$PATH" $(BIN)/python -m bench $(BENCH)
 
+load: $(VENV)/load  ## load the cluster at SHOAL_GATEWAY, with Locust
+	$(BIN)/python -m locust -f loadtest/locustfile.py --headless $(LOAD)
+
 mutants: $(VENV)/dev  ## take promises out of the code and see that a test notices
 	export REDIS_BIN="$$(tests/tools/redis.sh .tools $(BIN)/python)" && \
 	PATH="$$(dirname "$$REDIS_BIN"):$$PATH" $(BIN)/python -m tests.mutants
@@ -54,6 +57,10 @@ $(VENV)/cluster: setup.cfg pyproject.toml | $(BIN)/python
 $(VENV)/dev: $(VENV)/cluster
 	$(PIP) --editable '.[cluster,dev]'
 	$(PIP) --no-deps $(PHOTOS)
+	@touch $@
+
+$(VENV)/load: setup.cfg pyproject.toml | $(BIN)/python
+	$(PIP) --editable '.[load]'
 	@touch $@
 
 $(VENV)/bench: $(VENV)/cluster

@@ -50,6 +50,7 @@ async def serve(
             watch,
             polling,
             BALANCERS[settings.balancer](),
+            name=name,
             interval=settings.poll_interval,
             metrics=gateway_metrics,
         ) as fleet,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from urllib.parse import urlencode, urlsplit
 
 import msgspec
@@ -11,7 +12,8 @@ from aiohttp import web
 from multidict import CIMultiDict
 from prometheus_client import CollectorRegistry
 
-from gateway.fleet import Choice, Excluded, Fleet
+from gateway.fleet import Choice, Fleet, Wish
+from gateway.known_worker import decode_report
 from gateway.proxy import Answer, Broken, NotSent, Proxy
 from gateway.replay import Body, ReplayBuffer, Stream
 from shoal import http, logs, metrics
@@ -20,7 +22,6 @@ from shoal.keys import KeyRing
 from shoal.settings import GatewaySettings
 from shoal.tickets import Signer
 from shoal.version import VERSION
-from shoal.wire import LoadReport
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ class Gateway:
         self._metrics = gateway_metrics
         self._registry = registry
         self._replay = ReplayBuffer(body_bytes=settings.replay_body_bytes, total_bytes=settings.replay_total_bytes)
-        self._proxy_tickets: dict[tuple[str, str], tuple[float, str]] = {}
+        self._proxy_tickets: dict[tuple[str, str, str], tuple[float, str]] = {}
         self.draining = False
 
     def __repr__(self) -> str:
@@ -72,6 +73,7 @@ class Gateway:
         app.router.add_get("/", self._welcome)
         app.router.add_get("/lookup", self._lookup)
         app.router.add_get("/status", self._status)
+        app.router.add_get("/workers/{incarnation}", self._worker)
         app.router.add_get("/livez", self._live)
         app.router.add_get("/readyz", self._ready)
         return app
@@ -90,8 +92,18 @@ class Gateway:
         request[http.SUBJECT] = subject
         return subject
 
-    def _wanted(self, request: web.Request) -> tuple[str, str | None]:
-        return request.query.get("model") or self._fleet.default_model(), request.query.get("version")
+    def _wish(self, request: web.Request, *, seconds: float, public: bool) -> Wish:
+        return Wish(
+            model=request.query.get("model") or self._fleet.default_model(),
+            version=request.query.get("version"),
+            public=public,
+            priority=http.priority_of(request),
+            seconds=seconds,
+            exclude=frozenset(request.query.get("exclude", "").split(",")) - {""} if public else frozenset(),
+        )
+
+    def _seconds(self, request: web.Request) -> float:
+        return http.timeout_of(request, default=self._settings.request_timeout, most=self._settings.longest_timeout)
 
     # Lookup
 
@@ -120,16 +132,14 @@ class Gateway:
                 "uses": uses,
                 "expires_in": self._settings.ticket_lifetime,
                 "max_bytes": self._settings.max_body_bytes,
+                "expected_wait": round(choice.expected_wait, 3),
             }
         )
 
     async def _grant(self, request: web.Request, subject: str, uses: int) -> tuple[Choice, str]:
-        model, version = self._wanted(request)
-        excluded = frozenset(request.query.get("exclude", "").split(",")) - {""}
+        wish = self._wish(request, seconds=self._seconds(request), public=True)
         try:
-            choice = await self._fleet.await_choice(
-                model, version, exclude=excluded, public=True, patience=self._settings.patience
-            )
+            choice = await self._fleet.await_choice(wish, self._settings.patience)
         except ShoalError as error:
             self._metrics.lookups.labels("", error.code).inc()
             raise
@@ -143,6 +153,8 @@ class Gateway:
             max_bytes=self._settings.max_body_bytes,
             uses=uses,
             lifetime=self._settings.ticket_lifetime,
+            gateway=self._name,
+            priority=wish.priority,
         )
         return choice, ticket
 
@@ -154,55 +166,50 @@ class Gateway:
             return await self._redirect(request, subject)
         settings = self._settings
         http.check_head(request, settings.max_body_bytes)
-        seconds = http.timeout_of(request, default=settings.request_timeout, most=settings.longest_timeout)
+        seconds = self._seconds(request)
         deadline = time.monotonic() + seconds
-        model, version = self._wanted(request)
-        uploads = _uploads(request)
-        patience = min(settings.patience, deadline - time.monotonic())
-        await self._fleet.await_open(model, version, public=False, patience=patience)
+        wish = self._wish(request, seconds=seconds, public=False)
+        await self._fleet.await_open(wish, min(settings.patience, seconds))
         http.welcome_body(request)
         arrival = min(deadline, time.monotonic() + settings.upload_timeout)
         async with self._replay.body(request, limit=settings.max_body_bytes, deadline=arrival) as body:
             self._metrics.bytes.labels("proxied").inc(len(body) if isinstance(body, bytes) else 0)
-            answer = await self._deliver(request, body, model, version, deadline, uploads)
+            answer = await self._deliver(request, body, wish, deadline)
         headers = CIMultiDict((name, answer.headers[name]) for name in _PASSED_ON if name in answer.headers)
         return web.Response(status=answer.status, body=answer.body, headers=headers)
 
-    async def _deliver(
-        self, request: web.Request, body: Body, model: str, version: str | None, deadline: float, uploads: int
-    ) -> Answer:
+    async def _deliver(self, request: web.Request, body: Body, wish: Wish, deadline: float) -> Answer:
         """Send the body to a worker and, when that one fails, to another: the only layer that retries.
 
         A worker that refused has executed nothing and does not count, and is not asked again; of those that
         may have executed it, there are at most two. A body that streams is sent once.
         """
-        excluded: Excluded = frozenset()
+        uploads = _uploads(request)
         failure: ShoalError = BadGateway()
         refusal: Answer | None = None
         for _ in range(_MOST_TRIES):
-            patience = max(0.0, min(self._settings.patience, deadline - time.monotonic()))
-            choice = await self._fleet.await_choice(model, version, exclude=excluded, patience=patience)
-            if refusal is not None and choice.worker.incarnation in excluded:
+            remaining = max(0.0, deadline - time.monotonic())
+            wish = replace(wish, seconds=remaining)
+            choice = await self._fleet.await_choice(wish, min(self._settings.patience, remaining))
+            if refusal is not None and choice.worker.incarnation in wish.exclude:
                 return refusal  # everybody has refused
             request[http.MODEL] = choice.key
-            choice.worker.reserve(choice.key, 1)
-            excluded |= {choice.worker.incarnation}
+            wish = replace(wish, exclude=wish.exclude | {choice.worker.incarnation})
             try:
                 answer = await self._send(request, choice, body, deadline)
             except TimeoutError:
                 raise DeadlineExceeded from None
             except NotSent as error:
-                log.warning("worker not reached", extra={"worker": choice.name, "error": str(error)})
-                choice.worker.failed()
+                self._broke(choice, "worker not reached", error)
                 failure = BadGateway()
             except Broken as error:
                 if isinstance(body, Stream) and body.failure is not None:
                     raise body.failure from None
-                log.warning("connection to worker broke", extra={"worker": choice.name, "error": str(error)})
-                choice.worker.failed()
+                self._broke(choice, "connection to worker broke", error)
                 uploads += 1
                 failure = BadGateway("The worker went away before it answered.")
             else:
+                choice.worker.answered()
                 if answer.status not in _RETRYABLE_STATUS:
                     return answer
                 refusal = answer
@@ -213,7 +220,13 @@ class Gateway:
             return refusal
         raise failure
 
+    def _broke(self, choice: Choice, what: str, error: Exception) -> None:
+        log.warning(what, extra={"worker": choice.name, "error": str(error)})
+        if choice.worker.broke():
+            self._metrics.ejections.inc()
+
     async def _send(self, request: web.Request, choice: Choice, body: Body, deadline: float) -> Answer:
+        """Raises ``NotSent``, ``Broken`` (also when the worker falls silent), or ``TimeoutError`` at ``deadline``."""
         remaining = int((deadline - time.monotonic()) * 1000)
         if remaining <= 0:
             raise TimeoutError
@@ -225,14 +238,22 @@ class Gateway:
         }
         query = urlencode({name: request.query[name] for name in _OPTIONS if name in request.query})
         url = f"{choice.worker.member.internal_url}{request.path}" + (f"?{query}" if query else "")
-        answer = await self._proxy.send(url, body, headers, deadline=deadline)
+        choice.worker.reserve(choice.key, 1)
+        with choice.worker.sending() as scope:
+            try:
+                async with scope:
+                    answer = await self._proxy.send(url, body, headers, deadline=deadline)
+            except TimeoutError:
+                if scope.expired():
+                    raise Broken("the worker fell silent") from None
+                raise
         if report := answer.headers.get(http.LOAD):
-            choice.worker.settle(msgspec.json.decode(report, type=LoadReport), whole=False)
+            choice.worker.settle(decode_report(report))
         return answer
 
     def _proxy_ticket(self, choice: Choice) -> str:
-        """One ticket of many uses for each worker and model version, renewed at half its life."""
-        name = (choice.worker.incarnation, choice.key)
+        """One ticket of many uses for each worker, model version and priority, renewed at half its life."""
+        name = (choice.worker.incarnation, choice.key, choice.priority)
         renew, ticket = self._proxy_tickets.get(name, (float("-inf"), ""))
         if time.monotonic() > renew:
             ticket = self._signer.sign(
@@ -242,6 +263,8 @@ class Gateway:
                 max_bytes=self._settings.max_body_bytes,
                 uses=0,
                 lifetime=_PROXY_TICKET_SECONDS,
+                gateway=self._name,
+                priority=choice.priority,
             )
             present = {worker.incarnation for worker in self._fleet}
             self._proxy_tickets = {n: t for n, t in self._proxy_tickets.items() if n[0] in present}
@@ -282,6 +305,12 @@ class Gateway:
             for worker in sorted(self._fleet, key=lambda w: w.member.name)
         ]
         return http.json_response({"gateway": self._name, "version": VERSION, "workers": workers})
+
+    async def _worker(self, request: web.Request) -> web.Response:
+        """The state of one worker, for a client that waits for it: ``gone`` when it is not there any more."""
+        self._authenticate(request)
+        worker = self._fleet.named(request.match_info["incarnation"])
+        return http.json_response({"state": worker.state if worker else "gone"})
 
     async def _exposition(self, request: web.Request) -> web.Response:
         return web.Response(body=metrics.exposition(self._registry), headers={"Content-Type": metrics.CONTENT_TYPE})

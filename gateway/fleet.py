@@ -19,76 +19,33 @@ from aiohttp import ClientError, ClientSession, ClientTimeout
 
 from discovery import Member, Watch
 from gateway.balancers import Balancer
+from gateway.known_worker import STATES, Worker, decode_report
+from shoal import http
 from shoal.errors import NoWorker, QueueFull, UnknownModel
 from shoal.metrics import GatewayMetrics
-from shoal.wire import LoadReport, ModelLoad, model_key
+from shoal.wire import Priority, Status, model_key
 
 log = logging.getLogger(__name__)
 
-_POLL_TIMEOUT = 1.0
-_FRESH_SECONDS = 2.0
+_POLL_TIMEOUT = 0.75
 _VANISHED_SECONDS = 60.0
+_PANIC_SHARE = 0.5
+_WAIT_SHARE = 0.75  # of its time that a request may be expected to wait: what waits longer is likely to be late
+_TIERS: dict[Status, int] = {"ready": 0, "stalled": 1, "restarting": 1}
 
 Excluded = frozenset[str]
 
 
-class Worker:
-    """One incarnation of a worker: its member, its last load report, and what we sent it since."""
+@dataclass(frozen=True)
+class Wish:
+    """What a request asks of a worker. Without a ``version`` it is the highest; ``seconds`` is how long it can wait."""
 
-    def __init__(self, member: Member) -> None:
-        self.member = member
-        self.report: LoadReport | None = None
-        self.reachable = False
-        self._heard = float("-inf")
-        self._sent: dict[str, int] = {}
-        self.vanished: float | None = None
-
-    def __repr__(self) -> str:
-        return f"<Worker {self.member.name} {self.state}>"
-
-    @property
-    def incarnation(self) -> str:
-        """As it says itself: a static member's is known only from its report."""
-        return self.report.incarnation if self.report else self.member.incarnation
-
-    @property
-    def public_url(self) -> str | None:
-        return self.member.public_url or (self.report.public_url if self.report else None)
-
-    @property
-    def state(self) -> str:
-        if not self.reachable or time.monotonic() - self._heard > _FRESH_SECONDS:
-            return "unreachable"
-        return "draining" if self.report and self.report.draining else "ready"
-
-    def settle(self, report: LoadReport, *, whole: bool = True) -> None:
-        """Take a report: its absolute numbers replace what we had guessed since the last one."""
-        for key in report.models:
-            self._sent.pop(key, None)
-        if not whole and self.report:
-            models = {**self.report.models, **report.models}
-            report = msgspec.structs.replace(self.report, models=models, draining=report.draining)
-        self.report = report
-        self._heard = time.monotonic()
-        self.reachable = True
-
-    def failed(self) -> None:
-        """No connection, or no answer: out until the next poll succeeds."""
-        self.reachable = False
-
-    def load(self, key: str) -> ModelLoad | None:
-        return self.report.models.get(key) if self.report else None
-
-    def reserve(self, key: str, count: int) -> None:
-        self._sent[key] = self._sent.get(key, 0) + count
-
-    def depth(self, key: str) -> int:
-        load = self.load(key)
-        return (load.queue_depth if load else 0) + self._sent.get(key, 0)
-
-    def has_room(self, key: str) -> bool:
-        load = self.load(key)
-        return load is not None and self.depth(key) < load.capacity
+    model: str
+    version: str | None = None
+    public: bool = False
+    priority: Priority = "interactive"
+    seconds: float = float("inf")
+    exclude: Excluded = frozenset()
 
 
 @dataclass(frozen=True)
@@ -97,6 +54,7 @@ class Choice:
 
     worker: Worker
     key: str
+    priority: Priority
 
     @property
     def name(self) -> str:
@@ -104,14 +62,20 @@ class Choice:
 
     @property
     def expected_wait(self) -> float:
-        load = self.worker.load(self.key)
-        return self.worker.depth(self.key) * (load.seconds_per_image if load else 0.0)
+        return self.worker.expected_wait(self.key, self.priority)
+
+    @property
+    def has_room(self) -> bool:
+        return self.worker.has_room(self.key, self.priority)
 
 
 class Fleet:
     """All workers that the gateway knows. Construct with ``Fleet.follow``."""
 
-    def __init__(self, session: ClientSession, balancer: Balancer, interval: float, metrics: GatewayMetrics) -> None:
+    def __init__(
+        self, name: str, session: ClientSession, balancer: Balancer, interval: float, metrics: GatewayMetrics
+    ) -> None:
+        self._name = name
         self._session = session
         self._balancer = balancer
         self._interval = interval
@@ -131,10 +95,17 @@ class Fleet:
     @classmethod
     @asynccontextmanager
     async def follow(
-        cls, watch: Watch, session: ClientSession, balancer: Balancer, *, interval: float, metrics: GatewayMetrics
+        cls,
+        watch: Watch,
+        session: ClientSession,
+        balancer: Balancer,
+        *,
+        name: str,
+        interval: float,
+        metrics: GatewayMetrics,
     ) -> AsyncIterator[Fleet]:
-        """Follow the directory and poll its members. Entering waits until each was polled once."""
-        fleet = cls(session, balancer, interval, metrics)
+        """Follow the directory and poll its members, as the gateway ``name``. Entering waits for the first polls."""
+        fleet = cls(name, session, balancer, interval, metrics)
         async with asyncio.TaskGroup() as group:
             directory = watch.directory
             fleet._adopt(directory, group)
@@ -171,39 +142,46 @@ class Fleet:
         key = worker.member.incarnation
         while True:
             await self._poll(worker)
-            gone = worker.vanished is not None and (
-                worker.state == "unreachable" or time.monotonic() - worker.vanished > _VANISHED_SECONDS
-            )
-            if gone:
+            if worker.vanished is not None and (
+                worker.state in ("unreachable", "silent") or time.monotonic() - worker.vanished > _VANISHED_SECONDS
+            ):
                 del self._workers[key], self._pollers[key]
                 self._count()
                 return
             await asyncio.sleep(self._interval)
+            worker.give_up_silent()
 
     async def _poll(self, worker: Worker) -> None:
         before = worker.state
         try:
             async with self._session.get(
-                f"{worker.member.internal_url}/load", timeout=ClientTimeout(total=_POLL_TIMEOUT)
+                f"{worker.member.internal_url}/load",
+                headers={http.GATEWAY: self._name},
+                timeout=ClientTimeout(total=_POLL_TIMEOUT),
             ) as response:
                 body = await response.read()
                 response.raise_for_status()
-            worker.settle(msgspec.json.decode(body, type=LoadReport))
+            worker.settle(decode_report(body))
         except TimeoutError:
-            log.info("worker slow to report", extra={"worker": worker.member.name})  # out when its report is stale
+            worker.give_up_silent()
+            log.info("worker slow to report", extra={"worker": worker.member.name})
         except (ClientError, OSError, ValueError, msgspec.MsgspecError) as error:  # ValueError: no usable URL
-            worker.failed()
+            worker.refused()
             if before == "ready":
                 log.warning("worker unreachable", extra={"worker": worker.member.name, "error": repr(error)})
-        if worker.state == "ready":
+        if worker.state in ("ready", "ejected"):
             self._known |= dict.fromkeys(worker.report.models if worker.report else ())
             self._turned_up.set()
         if worker.state != before:
             self._count()
 
     def _count(self) -> None:
-        for state in ("ready", "draining", "unreachable"):
+        for state in STATES:
             self._metrics.workers.labels(state).set(sum(w.state == state for w in self))
+
+    def named(self, incarnation: str) -> Worker | None:
+        """The worker of that incarnation."""
+        return next((worker for worker in self if worker.incarnation == incarnation), None)
 
     def default_model(self) -> str:
         """The first known model that is ready somewhere, or else the first known. Raises ``NoWorker``."""
@@ -212,68 +190,70 @@ class Fleet:
             return key.rpartition("@")[0]
         raise NoWorker
 
-    def open_choices(
-        self, model: str, version: str | None, *, exclude: Excluded = frozenset(), public: bool = False
-    ) -> list[Choice]:
-        """The workers that could take a request now; ``exclude`` names incarnations to avoid if possible.
+    def open_choices(self, wish: Wish) -> list[Choice]:
+        """The workers that could take a request now; those that it excludes only when there are no others.
 
         Raises ``UnknownModel``, ``NoWorker``, or ``QueueFull`` with the shortest wait in ``retry_after``.
         """
-        ready = [w for w in self if w.state == "ready" and (w.public_url or not public)]
-        choices = self._serving(ready, model, version)
+        choices = self._serving([w for w in self._trusted() if w.public_url or not wish.public], wish)
         if not choices:
-            known = (key.rpartition("@") for key in self._known)
-            if self._known and not any(name == model and version in (None, number) for name, _, number in known):
-                wanted = model if version is None else model_key(model, version)
-                raise UnknownModel(f"There is no model {wanted!r}; there are {', '.join(sorted(self._known))}.")
+            self._check_known(wish)
             raise NoWorker
-        choices = [c for c in choices if c.worker.incarnation not in exclude] or choices
-        free = [c for c in choices if c.worker.has_room(c.key)]
+        choices = [c for c in choices if c.worker.incarnation not in wish.exclude] or choices
+        free = [c for c in choices if c.has_room and c.expected_wait < wish.seconds * _WAIT_SHARE]
         if not free:
             raise QueueFull("Every worker is full.", retry_after=min(c.expected_wait for c in choices))
         return sorted(free, key=lambda c: c.name)
 
-    def choose(
-        self, model: str, version: str | None, *, exclude: Excluded = frozenset(), public: bool = False
-    ) -> Choice:
-        """The worker for one request, by the balancer. Raises as ``open_choices``."""
-        return self._balancer.choose(self.open_choices(model, version, exclude=exclude, public=public))
+    def _trusted(self) -> list[Worker]:
+        """The ready workers. When they are fewer than half of those that answer, the ejected ones as well.
 
-    def _serving(self, workers: list[Worker], model: str, version: str | None) -> list[Choice]:
-        """Those that serve the version (by default the highest), the ready ones before the restarting ones."""
-        found: dict[str, dict[str, list[Choice]]] = {"ready": {}, "restarting": {}}
+        So many do not fail at once by their own fault, and one that is left alone would only be overrun.
+        """
+        ready = [w for w in self if w.state == "ready"]
+        ejected = [w for w in self if w.state == "ejected" and w.has_answered_since]
+        if ejected and len(ready) < (len(ready) + len(ejected)) * _PANIC_SHARE:
+            self._metrics.panics.inc()
+            return ready + ejected
+        return ready
+
+    def _check_known(self, wish: Wish) -> None:
+        known = (key.rpartition("@") for key in self._known)
+        if self._known and not any(n == wish.model and wish.version in (None, number) for n, _, number in known):
+            wanted = wish.model if wish.version is None else model_key(wish.model, wish.version)
+            raise UnknownModel(f"There is no model {wanted!r}; there are {', '.join(sorted(self._known))}.")
+
+    def choose(self, wish: Wish) -> Choice:
+        """The worker for one request, by the balancer. Raises as ``open_choices``."""
+        return self._balancer.choose(self.open_choices(wish))
+
+    def _serving(self, workers: list[Worker], wish: Wish) -> list[Choice]:
+        """Those that serve the version, the ready ones before those that will be."""
+        tiers: tuple[dict[str, list[Choice]], ...] = ({}, {})
         for worker in workers:
             for key, load in (worker.report.models if worker.report else {}).items():
                 name, _, number = key.rpartition("@")
-                if name == model and version in (None, number) and load.status in found:
-                    found[load.status].setdefault(key, []).append(Choice(worker, key))
-        for by_key in found.values():
+                if name == wish.model and wish.version in (None, number) and load.status in _TIERS:
+                    tiers[_TIERS[load.status]].setdefault(key, []).append(Choice(worker, key, wish.priority))
+        for by_key in tiers:
             if by_key:
                 return by_key[max(by_key, key=_version_order)]
         return []
 
-    async def await_choice(
-        self,
-        model: str,
-        version: str | None,
-        *,
-        exclude: Excluded = frozenset(),
-        public: bool = False,
-        patience: float,
-    ) -> Choice:
+    async def await_choice(self, wish: Wish, patience: float) -> Choice:
         """``choose``, after waiting up to ``patience`` seconds when there is no worker."""
         try:
-            return self.choose(model, version, exclude=exclude, public=public)
+            return self.choose(wish)
         except NoWorker:
-            await self.await_open(model, version, public=public, patience=patience)
-            return self.choose(model, version, exclude=exclude, public=public)
+            await self.await_open(wish, patience)
+            return self.choose(wish)
 
-    async def await_open(self, model: str, version: str | None, *, public: bool, patience: float) -> None:
+    async def await_open(self, wish: Wish, patience: float) -> None:
         """When there is no worker, wait up to ``patience`` seconds for one to turn up. Raises as ``open_choices``."""
         deadline = time.monotonic() + patience
         while True:
             try:
-                self.open_choices(model, version, public=public)
+                self.open_choices(wish)
                 return
             except NoWorker:
                 if time.monotonic() >= deadline:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, Iterable
-from dataclasses import dataclass
+import uuid
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal, Self
@@ -18,9 +18,12 @@ import aiohttp
 
 from shoal.answers import Answer, Outcome
 from shoal.errors import BadGateway, ConnectionFailed, DeadlineExceeded, NoWorker, QueueFull, ShoalError, from_body
+from shoal.gateways import Gateways
+from shoal.grants import Grant, Grants
 
 Image = bytes | str | Path | IO[bytes]
 Mode = Literal["direct", "proxy"]
+Priority = Literal["interactive", "bulk"]
 
 _MOST_USES = 16
 _MOST_UPLOADS = 2  # workers that may see a complete upload of one image
@@ -28,39 +31,18 @@ _EXPIRY_MARGIN = 2.0
 _CONNECT_SECONDS = 3.0
 _ASKING = aiohttp.ClientTimeout(total=8, sock_connect=_CONNECT_SECONDS)  # a gateway that is silent is passed over
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
+_WATCH_AFTER, _WATCH_EVERY = 2.0, 0.5  # a direct upload that takes so long: is its worker still there?
+_PRESENT = ("ready", "draining", "ejected")
+_REQUEST_ID, _TIMEOUT_MS = "X-Request-ID", "Shoal-Timeout-Ms"
 
-
-@dataclass
-class _Grant:
-    """A lookup's answer: leave to upload ``uses`` more images to one worker until ``expires`` (monotonic)."""
-
-    url: str
-    ticket: str
-    incarnation: str
-    uses: int
-    expires: float
-
-
-class _Grants:
-    """The grants in hand for one model. Callers that wait together share one lookup."""
-
-    def __init__(self) -> None:
-        self.lock = asyncio.Lock()
-        self.waiting = 0
-        self.current: _Grant | None = None
-
-    def take(self, excluded: set[str]) -> _Grant | None:
-        grant = self.current
-        if grant is None or grant.uses < 1 or grant.expires < time.monotonic() or grant.incarnation in excluded:
-            return None
-        grant.uses -= 1
-        return grant
+_Wish = tuple[str | None, str | None, Priority]  # model, version, priority: what a grant is for
 
 
 class AsyncClient:
     """Predictions from a Shoal cluster.
 
-    ``gateway`` is one URL, or several separated by commas: the next one is asked when one does not answer.
+    ``gateway`` is one URL, or several separated by commas: they are asked in turn, and the next one at once when
+    one does not answer.
     ``mode`` is ``direct`` (upload straight to a worker, fall back to the proxy) or ``proxy`` (always through
     the gateway). ``timeout`` is the deadline of a whole call in seconds, retries included.
     """
@@ -68,19 +50,18 @@ class AsyncClient:
     def __init__(
         self, gateway: str, *, api_key: str | None = None, mode: Mode = "direct", timeout: float = 30.0
     ) -> None:
-        self._gateways = [url.strip().rstrip("/") for url in gateway.split(",") if url.strip()]
-        if not self._gateways:
-            raise ValueError("gateway is the URL of at least one gateway")
+        self._gateways = Gateways(gateway)
         if mode not in ("direct", "proxy"):
             raise ValueError(f"mode is 'direct' or 'proxy', not {mode!r}")
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._mode: Mode = mode
         self._timeout = timeout
         self._session: aiohttp.ClientSession | None = None
-        self._grants: dict[tuple[str | None, str | None], _Grants] = {}
+        self._grants: dict[_Wish, Grants] = {}
+        self._questions: dict[str, tuple[float, asyncio.Task[bool]]] = {}
 
     def __repr__(self) -> str:
-        return f"<AsyncClient of {', '.join(self._gateways)}, {self._mode}>"
+        return f"<AsyncClient of {self._gateways!r}, {self._mode}>"
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
@@ -91,6 +72,8 @@ class AsyncClient:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for _, question in self._questions.values():
+            question.cancel()
         if self._session is not None:
             await self._session.close()
 
@@ -101,12 +84,13 @@ class AsyncClient:
         model: str | None = None,
         version: str | None = None,
         top_k: int | None = None,
+        priority: Priority = "interactive",
         timeout: float | None = None,
     ) -> Answer:
         """The model's answer for ``image``: encoded bytes, the path of a file, or an open binary file.
 
-        Raises the ``ShoalError`` that describes what went wrong, ``DeadlineExceeded`` after ``timeout`` seconds,
-        or ``OSError`` when the file cannot be read.
+        ``bulk`` images wait for ``interactive`` ones. Raises the ``ShoalError`` that describes what went wrong,
+        ``DeadlineExceeded`` after ``timeout`` seconds, or ``OSError`` when the file cannot be read.
         """
         body = await _read(image)
         call = _Call(
@@ -114,6 +98,7 @@ class AsyncClient:
             model=model,
             version=version,
             options={} if top_k is None else {"top_k": str(top_k)},
+            priority=priority,
             deadline=time.monotonic() + (self._timeout if timeout is None else timeout),
         )
         try:
@@ -129,6 +114,7 @@ class AsyncClient:
         model: str | None = None,
         version: str | None = None,
         top_k: int | None = None,
+        priority: Priority = "interactive",
         timeout: float | None = None,
         concurrency: int = 8,
     ) -> AsyncGenerator[Outcome, None]:
@@ -139,7 +125,9 @@ class AsyncClient:
         async def work() -> None:
             for number, image in numbered:
                 try:
-                    answer = await self.predict(image, model=model, version=version, top_k=top_k, timeout=timeout)
+                    answer = await self.predict(
+                        image, model=model, version=version, top_k=top_k, priority=priority, timeout=timeout
+                    )
                     outcome = Outcome(number, image, answer=answer)
                 except (ShoalError, OSError) as error:
                     outcome = Outcome(number, image, error=error)
@@ -201,52 +189,100 @@ class AsyncClient:
             raise
         call.direct_tries += 1
         try:
-            document = await self._post(grant.url, call, {"Authorization": f"Bearer {grant.ticket}"}, call.options)
+            document = await self._upload(grant, call)
         except ShoalError as error:
             if error.retryable:
                 call.excluded.add(grant.incarnation)
-                self._grants[call.model, call.version].current = None
+                self._grants[call.wish].current = None
             if isinstance(error, QueueFull):
                 call.direct_tries -= 1
             raise
         return Answer.of(document, "direct")
 
-    async def _grant(self, call: _Call) -> _Grant:
-        grants = self._grants.setdefault((call.model, call.version), _Grants())
+    async def _upload(self, grant: Grant, call: _Call) -> Any:
+        """Raises ``ConnectionFailed`` also when the gateway finds meanwhile that the worker has gone or hangs."""
+        headers = {"Authorization": f"Bearer {grant.ticket}"}
+        try:
+            async with asyncio.timeout(None) as scope:
+                watch = asyncio.create_task(self._watch(grant.incarnation, scope))
+                try:
+                    return await self._post(grant.url, call, headers, call.options)
+                finally:
+                    watch.cancel()
+        except TimeoutError:
+            call.uploads += 1
+            raise ConnectionFailed("The worker fell silent.") from None
+
+    async def _watch(self, incarnation: str, scope: asyncio.Timeout) -> None:
+        await asyncio.sleep(_WATCH_AFTER)
+        while True:
+            if not await self._is_present(incarnation):
+                scope.reschedule(asyncio.get_running_loop().time())
+                return
+            await asyncio.sleep(_WATCH_EVERY)
+
+    async def _is_present(self, incarnation: str) -> bool:
+        """Whether the gateway still trusts a worker. Who asks at the same time shares one question."""
+        asked, question = self._questions.get(incarnation, (float("-inf"), None))
+        if question is None or time.monotonic() - asked > _WATCH_EVERY:
+            question = asyncio.create_task(self._ask_about(incarnation))
+            self._questions = {n: q for n, q in self._questions.items() if not q[1].done()}
+            self._questions[incarnation] = time.monotonic(), question
+        return await asyncio.shield(question)
+
+    async def _ask_about(self, incarnation: str) -> bool:
+        try:
+            state = (await self._ask(f"/workers/{incarnation}", {}))["state"]
+        except ShoalError:
+            return True  # no gateway answers: that says nothing of the worker
+        return state in _PRESENT
+
+    async def _grant(self, call: _Call) -> Grant:
+        grants = self._grants.setdefault(call.wish, Grants())
         grants.waiting += 1
         try:
             async with grants.lock:
-                grant = grants.take(call.excluded)
+                grant = grants.take(call.excluded, call.deadline - time.monotonic())
                 if grant is None:
                     grants.current = await self._lookup(call, min(grants.waiting, _MOST_USES))
-                    grant = grants.take(set())
+                    grant = grants.take(set(), float("inf"))
                     assert grant is not None
                 return grant
         finally:
             grants.waiting -= 1
 
-    async def _lookup(self, call: _Call, uses: int) -> _Grant:
+    async def _lookup(self, call: _Call, uses: int) -> Grant:
         query = {"n": str(uses)} | call.model_query()
         if call.excluded:
             query["exclude"] = ",".join(sorted(call.excluded))
-        answer = await self._ask("/lookup", query)
+        answer = await self._ask("/lookup", query, {_REQUEST_ID: call.request_id, _TIMEOUT_MS: call.remaining_ms()})
         expires = time.monotonic() + max(0.5, float(answer["expires_in"]) - _EXPIRY_MARGIN)
-        return _Grant(answer["url"], answer["ticket"], answer["incarnation"], int(answer["uses"]), expires)
+        return Grant(
+            answer["url"],
+            answer["ticket"],
+            answer["incarnation"],
+            int(answer["uses"]),
+            expires,
+            float(answer.get("expected_wait", 0.0)),
+        )
 
     async def _proxied(self, call: _Call) -> Answer:
         headers = self._headers | {"Shoal-Uploads": str(call.uploads)}
-        gateway = self._gateways[0]
+        gateway = self._gateways.in_turn()[0]
         try:
             document = await self._post(f"{gateway}/predict", call, headers, call.model_query() | call.options)
         except ConnectionFailed:
-            self._skip(gateway)
+            self._gateways.avoid(gateway)
             raise
         return Answer.of(document, "proxy")
 
     async def _post(self, url: str, call: _Call, headers: dict[str, str], query: dict[str, str]) -> Any:
         assert self._session is not None, "use the client as a context manager"
-        remaining = max(1, int((call.deadline - time.monotonic()) * 1000))
-        headers = headers | {"Content-Type": "application/octet-stream", "Shoal-Timeout-Ms": str(remaining)}
+        headers = headers | {
+            "Content-Type": "application/octet-stream",
+            _REQUEST_ID: call.request_id,
+            _TIMEOUT_MS: call.remaining_ms(),
+        }
         try:
             async with self._session.post(
                 url, data=call.body, params=query, headers=headers, timeout=_no_timeout()
@@ -260,45 +296,57 @@ class AsyncClient:
             call.uploads += 1
             raise ConnectionFailed(str(error) or type(error).__name__) from error
 
-    async def _ask(self, path: str, query: dict[str, str]) -> Any:
+    async def _ask(self, path: str, query: dict[str, str], headers: Mapping[str, str] | None = None) -> Any:
         """GET from the first gateway that answers."""
         assert self._session is not None, "use the client as a context manager"
         failure = ConnectionFailed()
-        for gateway in tuple(self._gateways):
+        for gateway in self._gateways.in_turn():
             try:
                 async with self._session.get(
-                    f"{gateway}{path}", params=query, headers=self._headers, timeout=_ASKING
+                    f"{gateway}{path}", params=query, headers={**self._headers, **(headers or {})}, timeout=_ASKING
                 ) as response:
                     return await _document(response)
             except (aiohttp.ClientError, OSError) as error:
-                self._skip(gateway)
+                self._gateways.avoid(gateway)
                 failure = ConnectionFailed(str(error) or type(error).__name__)
         raise failure
-
-    def _skip(self, gateway: str) -> None:
-        """Ask this gateway last from now on."""
-        if len(self._gateways) > 1 and self._gateways[0] == gateway:
-            self._gateways = [*self._gateways[1:], gateway]
 
 
 class _Call:
     """One image on its way, and what has been tried."""
 
     def __init__(
-        self, *, body: bytes, model: str | None, version: str | None, options: dict[str, str], deadline: float
+        self,
+        *,
+        body: bytes,
+        model: str | None,
+        version: str | None,
+        options: dict[str, str],
+        priority: Priority,
+        deadline: float,
     ) -> None:
         self.body = body
         self.model = model
         self.version = version
         self.options = options
+        self.priority = priority
         self.deadline = deadline
+        self.request_id = uuid.uuid4().hex
         self.direct_tries = 0
         self.uploads = 0
         self.excluded: set[str] = set()
         self.failure: ShoalError = ConnectionFailed()
 
+    @property
+    def wish(self) -> _Wish:
+        return self.model, self.version, self.priority
+
+    def remaining_ms(self) -> str:
+        return str(max(1, int((self.deadline - time.monotonic()) * 1000)))
+
     def model_query(self) -> dict[str, str]:
-        wanted = {"model": self.model, "version": self.version}
+        bulk = "bulk" if self.priority == "bulk" else None
+        wanted = {"model": self.model, "version": self.version, "priority": bulk}
         return {name: value for name, value in wanted.items() if value is not None}
 
     def summary(self) -> str:

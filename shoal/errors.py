@@ -23,7 +23,8 @@
     ├── UnsupportedImage             415 unsupported_image
     ├── WrongWorker                  421 wrong_worker        retryable
     ├── InvalidImage                 422 invalid_image
-    │   └── TooManyPixels            422 too_many_pixels
+    │   ├── TooManyPixels            422 too_many_pixels
+    │   └── Quarantined              422 quarantined
     ├── QueueFull                    429 queue_full          retryable
     ├── ModelFailed                  500 model_failed
     ├── ModelCrashed                 500 model_crashed
@@ -65,6 +66,7 @@ __all__ = [
     "ModelFailed",
     "NoWorker",
     "NotReady",
+    "Quarantined",
     "QueueFull",
     "ShoalError",
     "SpentTicket",
@@ -221,6 +223,11 @@ class InvalidImage(ShoalError):
 class TooManyPixels(InvalidImage):
     code = "too_many_pixels"
     summary = "The image has more pixels than are accepted here."
+
+
+class Quarantined(InvalidImage):
+    code = "quarantined"
+    summary = "This image killed the model process each time it was executed, so it is refused here."
 
 
 class QueueFull(ShoalError):

@@ -28,6 +28,7 @@ from shoal.errors import (
 )
 from shoal.logs import request_id as current_request_id
 from shoal.metrics import HttpMetrics
+from shoal.wire import Priority
 
 log = logging.getLogger("shoal.access")
 
@@ -35,6 +36,7 @@ REQUEST_ID = "X-Request-ID"
 TIMEOUT_MS = "Shoal-Timeout-Ms"
 LOAD = "Shoal-Load"
 UPLOADS = "Shoal-Uploads"
+GATEWAY = "Shoal-Gateway"
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _PROBES = ("/livez", "/readyz", "/load", "/metrics")
@@ -91,6 +93,8 @@ def middleware(metrics: HttpMetrics, is_draining: Callable[[], bool]) -> Any:
         token = current_request_id.set(request_id)
         started = time.perf_counter()
         metrics.in_progress.inc()
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("begun", extra={"method": request.method, "path": request.path})
         code, status = "client_closed", 499
         try:
             response = await _answer(request, handler, request_id)
@@ -177,6 +181,17 @@ def whole_number(request: web.Request, name: str, *, default: int, most: int) ->
     if number is None or not 1 <= number <= most:
         raise InvalidOption(f"{name} is a whole number from 1 to {most}.")
     return number
+
+
+def priority_of(request: web.Request) -> Priority:
+    """The query parameter ``priority``. Raises ``InvalidOption``."""
+    match request.query.get("priority", "interactive"):
+        case "interactive":
+            return "interactive"
+        case "bulk":
+            return "bulk"
+        case _:
+            raise InvalidOption("priority is interactive or bulk.")
 
 
 def _number(text: str) -> int | None:

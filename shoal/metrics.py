@@ -39,6 +39,12 @@ class GatewayMetrics(HttpMetrics):
         self.retries = Counter(
             "shoal_proxy_retries", "Proxied requests sent to a second worker.", ["code"], registry=registry
         )
+        self.ejections = Counter(
+            "shoal_ejections", "Workers taken out because requests to them broke.", registry=registry
+        )
+        self.panics = Counter(
+            "shoal_panics", "Choices among ejected workers too, because too many were out.", registry=registry
+        )
         self.workers = Gauge("shoal_directory_workers", "Workers by state.", ["state"], registry=registry)
 
 
@@ -56,6 +62,9 @@ class FrontMetrics(HttpMetrics):
         )
         self.cancelled = Counter(
             "shoal_cancelled", "Jobs that nobody waited for any more, by where they were.", ["stage"], registry=registry
+        )
+        self.wasted = Counter(
+            "shoal_wasted_compute_seconds", "Execution time of images that nobody waited for.", registry=registry
         )
         self.resubmitted = Counter(
             "shoal_resubmitted", "Jobs submitted again after a loss of Redis.", registry=registry
@@ -86,6 +95,18 @@ class SupervisorMetrics:
         self.deaths = Counter("shoal_process_deaths", "Children that ended unasked.", ["role"], registry=registry)
         self.reclaimed = Counter(
             "shoal_reclaimed", "Jobs taken back from dead model processes.", ["model"], registry=registry
+        )
+        self.hung = Counter(
+            "shoal_hung_processes", "Children killed because they had stopped working.", ["role"], registry=registry
+        )
+        self.abandoned = Counter(
+            "shoal_abandoned", "Jobs dropped before execution because their front died.", ["model"], registry=registry
+        )
+        self.quarantined = Counter(
+            "shoal_quarantined",
+            "Images refused from then on: they killed their model process.",
+            ["model"],
+            registry=registry,
         )
         self.model_ready = Gauge(
             "shoal_model_ready",

@@ -39,13 +39,19 @@ class Node:
 
     def command(self) -> list[str]:
         """The command line. It ends when its standard input does."""
-        flags = [part for name, value in self.settings.items() for part in (f"--{_dashed(name)}", str(value))]
+        flags = [part for name, value in self.settings.items() for part in _flag(_dashed(name), value)]
         return [*self.prefix, sys.executable, "-m", self.service, "--lifeline", "--name", self.name, *flags]
 
     def having(self, *settings: Mapping[str, Any]) -> Node:
         """This node with exactly ``settings``; of what they have in common the last one counts."""
         merged = {_dashed(name): value for mapping in settings for name, value in mapping.items()}
         return Node(self.service, self.name, merged, self.prefix)
+
+
+def _flag(name: str, value: object) -> tuple[str, ...]:
+    if isinstance(value, bool):
+        return (f"--{name}",) if value else (f"--no-{name}",)
+    return f"--{name}", str(value)
 
 
 def _dashed(name: str) -> str:

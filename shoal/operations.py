@@ -1,4 +1,4 @@
-"""What an operator does from the command line: ``shoal nodes``, ``shoal drain`` and ``shoal restart``.
+"""What an operator does from the command line: ``shoal nodes``, ``drain``, ``restart`` and ``quarantine``.
 
 They speak with the admin sockets of the nodes, NAME.sock in one folder, and with ``launcher.sock`` beside them
 where ``shoal up`` runs the nodes. Only the standard library and aiohttp are needed.
@@ -47,7 +47,13 @@ def add_commands(commands: Any) -> None:
     which.add_argument("nodes", nargs="*", default=[], metavar="NODE", help="these; one that is down is started")
     which.add_argument("--rolling", action="store_true", help="all that are not down: workers, then gateways")
     again.set_defaults(command=lambda options: _run(restart(_control(options), options.nodes)))
-    for command in (show, stop, again):
+    refused = commands.add_parser("quarantine", help="show the images that killed their model process, or release them")
+    refused.add_argument("--release", metavar="DIGEST", help="of one image, or 'all'")
+    refused.add_argument("--json", action="store_true")
+    refused.set_defaults(
+        command=lambda options: _run(quarantine(_control(options), options.release, as_json=options.json))
+    )
+    for command in (show, stop, again, refused):
         command.add_argument(
             "--control",
             default=os.environ.get("SHOAL_CONTROL"),
@@ -159,6 +165,38 @@ def _line(step: Mapping[str, Any]) -> str:
         case "done":
             return f"restarted {step['nodes']} of {step['of']} nodes in {step['seconds']:.1f} s\n"
     return "\n"  # after "is starting…", before the complaint
+
+
+async def quarantine(control: Path, release: str | None, *, as_json: bool = False) -> None:
+    """Show the quarantined images of all workers, or release one or ``all``. Raises ``NotPossible``."""
+    states = {path: await _state(path) for path in _answering(control) if path.stem != _LAUNCHER}
+    workers = [path for path, state in states.items() if state["service"] == "worker"]
+    if not workers:
+        raise NotPossible(f"no worker answers in {control}")
+    found = [entry for path in workers for entry in await _quarantined(path)]
+    if release is None:
+        _say(json.dumps(found) + "\n" if as_json else _quarantine_table(found))
+        return
+    chosen = [entry for entry in found if release in ("all", entry["digest"])]
+    if release != "all" and not chosen:
+        raise NotPossible(f"{release} is not in quarantine on any worker")
+    for entry in chosen:
+        async with _asked(control / f"{entry['worker']}.sock", "DELETE", f"/quarantine/{entry['digest']}"):
+            _say(f"{entry['worker']} takes {entry['digest']} again\n")
+
+
+async def _quarantined(path: Path) -> list[dict[str, Any]]:
+    async with _asked(path, "GET", "/quarantine") as response:
+        return [{"worker": path.stem, **entry} for entry in (await response.json())["quarantined"]]
+
+
+def _quarantine_table(found: list[dict[str, Any]]) -> str:
+    row = "{:<16} {:<20} {:<64} {:<20} {}\n"
+    text = row.format("WORKER", "MODEL", "SHA256 OF THE IMAGE", "SINCE (UTC)", "REQUEST")
+    for entry in found:
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(entry["since"]))
+        text += row.format(entry["worker"], entry["model"], entry["digest"], since, entry["request_id"])
+    return text if found else "no image is in quarantine\n"
 
 
 async def _show(control: Path, *, as_json: bool) -> None:

@@ -169,6 +169,9 @@ class WorkerSettings(Settings):
     capacity_bytes: Count = Field(256 * MIB, description="most bytes of such jobs, of each model version")
     max_pixels: Count = Field(40_000_000, description="largest image, pixels (width x height) before decoding")
     decode_threads: Count = Field(2, description="images decoded at once by each front")
+    hang_timeout: Annotated[float, Field(ge=1, le=3600)] = Field(
+        5.0, description="a child that is silent or stuck for so long is replaced, seconds"
+    )
     in_flight: Count = Field(1024, description="most requests that a front holds at once")
     in_flight_bytes: Count = Field(512 * MIB, description="most bytes of bodies that a front holds at once")
 

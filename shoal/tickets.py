@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from shoal.errors import ExpiredTicket, InvalidTicket, WrongWorker
 from shoal.files import write_whole
+from shoal.wire import Priority
 
 _ALGORITHM = "EdDSA"
 _CLAIMS = ("aud", "exp", "jti", "sub", "mdl", "max")
@@ -29,7 +30,7 @@ _CACHED = 1024
 class Ticket:
     """What a ticket permits: ``uses`` uploads of at most ``max_bytes`` for ``model`` (``name@version``) on the
     worker incarnation ``audience``, started within ``expires`` (seconds since the epoch). ``uses`` 0 is any
-    number, which only a gateway gets for the requests it proxies."""
+    number, which only a gateway gets for the requests it proxies. ``gateway`` is the one that signed."""
 
     audience: str
     model: str
@@ -38,6 +39,8 @@ class Ticket:
     uses: int
     expires: float
     id: str
+    gateway: str
+    priority: Priority
 
 
 class Signer:
@@ -61,7 +64,18 @@ class Signer:
             raise ValueError(f"{path} is a public key; tickets are signed with the private one")
         return cls(key)
 
-    def sign(self, *, audience: str, model: str, subject: str, max_bytes: int, uses: int, lifetime: float) -> str:
+    def sign(
+        self,
+        *,
+        audience: str,
+        model: str,
+        subject: str,
+        max_bytes: int,
+        uses: int,
+        lifetime: float,
+        gateway: str = "",
+        priority: Priority = "interactive",
+    ) -> str:
         """A new ticket that permits what ``Ticket`` says and may be used for ``lifetime`` seconds."""
         claims = {
             "aud": audience,
@@ -71,6 +85,8 @@ class Signer:
             "mdl": model,
             "max": max_bytes,
             "use": uses,
+            "iss": gateway,
+            "pri": priority,
         }
         return jwt.encode(claims, self._key, algorithm=_ALGORITHM, headers={"kid": self._key.key_id})
 
@@ -146,6 +162,8 @@ class Verifier:
                 uses=int(claims.get("use", 1)),
                 expires=float(claims["exp"]),
                 id=str(claims["jti"]),
+                gateway=str(claims.get("iss", "")),
+                priority="bulk" if claims.get("pri") == "bulk" else "interactive",
             )
         except (jwt.PyJWTError, KeyError, TypeError, ValueError) as error:
             raise InvalidTicket from error

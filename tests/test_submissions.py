@@ -16,7 +16,8 @@ from shoal.tickets import Ticket
 from shoal.wire import Job, Reply, Tensor, unpack_reply
 from tests.clusters import eventually_async
 from tests.redis_servers import KINDS, RedisServer
-from worker.queue import Claimed, Queue, QueueUnavailable
+from worker.jobs import Claimed
+from worker.queue import Queue, QueueUnavailable
 from worker.submissions import Submissions
 
 KEY = "digits@1"
@@ -193,7 +194,9 @@ async def test_what_the_queue_refuses_is_refused_at_once(submissions: Submission
 
 
 async def test_a_ticket_pays_for_its_uses(submissions: Submissions, queue: Queue) -> None:
-    ticket = Ticket("w", KEY, "alice", 1000, uses=2, expires=time.time() + 10, id="t")
+    ticket = Ticket(
+        "w", KEY, "alice", 1000, uses=2, expires=time.time() + 10, id="t", gateway="g", priority="interactive"
+    )
     tasks = asked(submissions, job("a"), job("b"), ticket=ticket)
     await until_depth(queue, 2)
     with pytest.raises(SpentTicket):

@@ -85,7 +85,7 @@ def test_a_ticket_says_what_was_signed(keys: Keys) -> None:
     before = time.time()
     token = keys.signer.sign(**TERMS)
     ticket = keys.verifier.verify(token)
-    assert ticket == Ticket("worker-1-a", "digits@1", "alice", 1000, 3, ticket.expires, ticket.id)
+    assert ticket == Ticket("worker-1-a", "digits@1", "alice", 1000, 3, ticket.expires, ticket.id, "", "interactive")
     assert before + 15 <= ticket.expires <= time.time() + 16
     assert keys.verifier.verify(token) is ticket  # verified once, remembered
 

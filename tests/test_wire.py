@@ -51,7 +51,13 @@ STATES = [
 ]
 REPORTS = [
     LoadReport("w", "w-1"),
-    LoadReport("w", "w-1", True, {"digits@1": ModelLoad("ready", 3, 512, 0.01, "ab", "classification")}),
+    LoadReport(
+        "w",
+        "w-1",
+        measured=1.5,
+        draining=True,
+        models={"digits@1": ModelLoad("ready", 3, 1, 512, 9, 8, 7, 0.01, 0.5, "ab", "classification")},
+    ),
 ]
 
 

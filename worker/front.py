@@ -6,6 +6,7 @@ python -m worker.front     (the supervisor starts it and writes its orders to st
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import os
 import socket
@@ -14,6 +15,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,15 +36,16 @@ from shoal.errors import (
     WrongTask,
 )
 from shoal.tickets import Ticket, Verifier
-from shoal.wire import Job, LoadReport, ModelCard, ModelLoad, ModelState, NodeState, Reply, Tensor, model_key
+from shoal.wire import Job, ModelCard, ModelState, NodeState, Priority, Reply, Tensor, model_key
 from worker.images import decode
-from worker.queue import Queue, QueueUnavailable
+from worker.load_reports import LoadReports
+from worker.queue import Queue, QueueUnavailable, bulk_capacity
 from worker.submissions import Submissions
+from worker.timings import Timings
 
 log = logging.getLogger("worker.front")
 
-_STATE_LIFETIME = 3.0  # a supervisor that has not spoken for so long is hung
-_DEPTH_LIFETIME = 0.1
+_LONGEST_NAME = 128
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -76,22 +79,16 @@ class Orders(msgspec.Struct, frozen=True):
     log_level: str
 
 
-class Timings:
-    """Milliseconds by stage, for the answer, its ``Server-Timing`` header and the metrics."""
+@dataclass(frozen=True)
+class Wanted:
+    """What a request asks for, by its head and its ticket. ``deadline`` is on the monotonic clock."""
 
-    def __init__(self) -> None:
-        self._started = self._last = time.perf_counter()
-        self.stages: dict[str, float] = {}
-
-    def mark(self, stage: str) -> None:
-        """What has passed since the last mark was this stage."""
-        now = time.perf_counter()
-        self.stages[stage] = (now - self._last) * 1000
-        self._last = now
-
-    def header(self) -> str:
-        total = (time.perf_counter() - self._started) * 1000
-        return ", ".join(f"{name};dur={ms:.2f}" for name, ms in [*self.stages.items(), ("total", total)])
+    state: ModelState
+    card: ModelCard
+    deadline: float
+    options: dict[str, Any]
+    priority: Priority
+    limit: int
 
 
 class Front:
@@ -112,24 +109,29 @@ class Front:
         self._decoders = decoders
         self._metrics = front_metrics
         self._verifier = Verifier(Path(orders.ticket_keys), orders.incarnation) if orders.ticket_keys else None
-        self._state = NodeState()
-        self._told = float("-inf")
+        self._reports = LoadReports(
+            queue,
+            submissions.depths,
+            worker=orders.worker,
+            incarnation=orders.incarnation,
+            public_url=orders.public_url,
+            capacity=orders.limits.capacity,
+        )
         self._requests = 0
         self._bytes = 0
-        self._depths_read = float("-inf")
 
     def __repr__(self) -> str:
-        return f"<Front {self._orders.front}: {self._requests} requests, {len(self._state.models)} models>"
+        return f"<Front {self._orders.front}: {self._requests} requests, {len(self._reports.state.models)} models>"
 
     @property
     def is_draining(self) -> bool:
-        return self._state.draining
+        return self._reports.state.draining
 
     async def follow(self, lines: AsyncIterator[bytes]) -> None:
         """Take every node state that the supervisor writes; without it there is no node."""
         async for line in lines:
-            self._state = msgspec.json.decode(line, type=NodeState)
-            self._told = time.monotonic()
+            self._reports.tell(msgspec.json.decode(line, type=NodeState))
+            processes.tell_parent({"event": "alive"})
         os._exit(1)
 
     def public_app(self) -> web.Application:
@@ -154,49 +156,65 @@ class Front:
     async def _predict(self, shape: Callable[[dict[str, Any]], object], request: web.Request) -> web.StreamResponse:
         timings = Timings()
         ticket = self._ticket(request)
+        submitted = spend = False
+        try:
+            wanted = self._wanted(shape, request, ticket)
+            job = await self._job(request, wanted, timings)
+            submitted = True
+            reply = await self._submissions.answer(wanted.card.key, job, ticket=ticket)
+        except QueueFull as error:
+            error.retry_after = self._wait_of(ticket.model if ticket else wanted.card.key)
+            raise
+        except ShoalError as error:
+            spend = not error.retryable
+            raise
+        finally:
+            if ticket is not None and not submitted:
+                self._submissions.arrived(ticket.model, ticket, spend=spend)
+        return await self._response(shape, wanted.card, reply, timings, ticket)
+
+    def _wanted(self, shape: Callable[[dict[str, Any]], object], request: web.Request, ticket: Ticket | None) -> Wanted:
+        """Everything that the head of a request says, checked."""
         state, card = self._model(request, ticket)
         request[http.MODEL] = card.key
         if shape == self._pairs and card.task != "classification":
             raise WrongTask
         limits = self._limits
         seconds = http.timeout_of(request, default=limits.request_timeout, most=limits.longest_timeout)
-        deadline = time.monotonic() + seconds
         options = {}
         if "top_k" in request.query:
             options["top_k"] = http.whole_number(request, "top_k", default=5, most=1000)
+        priority = ticket.priority if ticket else http.priority_of(request)
         limit = min(limits.max_body_bytes, ticket.max_bytes) if ticket else limits.max_body_bytes
-        size = limit if request.content_length is None else request.content_length
-        http.check_head(request, limit)
-        self._admit(state, size)
+        return Wanted(state, card, time.monotonic() + seconds, options, priority, limit)
+
+    async def _job(self, request: web.Request, wanted: Wanted, timings: Timings) -> Job:
+        """The job that a request asks for, its body received and decoded. Raises before the body when it can."""
+        card = wanted.card
+        size = wanted.limit if request.content_length is None else request.content_length
+        http.check_head(request, wanted.limit)
+        self._admit(wanted, size)
         self._requests += 1
         self._bytes += size
+        self._reports.uploading[card.key] += 1
         try:
-            try:
-                tensor = await self._receive(request, card, limit, deadline, timings)
-            except ShoalError as error:
-                if ticket and ticket.uses and not error.retryable:
-                    with suppress(QueueUnavailable):
-                        await self._queue.spend(ticket.id)
-                raise
-            job = Job(
-                id=uuid.uuid4().hex,
-                inputs={card.input.name: tensor},
-                waiters=[self._orders.front],
-                submitted=time.monotonic(),
-                remaining_ms=max(1, int((deadline - time.monotonic()) * 1000)),
-                request_id=logs.request_id.get(),
-                subject=request.get(http.SUBJECT, ""),
-                options=options,
-            )
-            try:
-                reply = await self._submissions.answer(card.key, job, ticket=ticket)
-            except QueueFull as error:
-                error.retry_after = self._wait_of(card.key)
-                raise
+            digest, tensor = await self._receive(request, wanted, timings)
         finally:
             self._requests -= 1
             self._bytes -= size
-        return self._response(shape, card, reply, timings)
+            self._reports.uploading[card.key] -= 1
+        return Job(
+            id=uuid.uuid4().hex,
+            inputs={card.input.name: tensor},
+            waiters=[self._orders.front],
+            submitted=time.monotonic(),
+            remaining_ms=max(1, int((wanted.deadline - time.monotonic()) * 1000)),
+            request_id=logs.request_id.get(),
+            subject=request.get(http.SUBJECT, ""),
+            priority=wanted.priority,
+            options=wanted.options,
+            digest=digest,
+        )
 
     def _ticket(self, request: web.Request) -> Ticket | None:
         if self._verifier is None:
@@ -216,51 +234,55 @@ class Front:
                 raise InvalidTicket("The ticket is for another model.")
             key: str | None = ticket.model
         elif model is None:
-            key = next(iter(self._state.models), None)
+            key = next(iter(self._reports.state.models), None)
         elif version is not None:
             key = model_key(model, version)
         else:
-            key = next((k for k in self._state.models if k.rpartition("@")[0] == model), None)
-        if not self._is_informed():
+            key = next((k for k in self._reports.state.models if k.rpartition("@")[0] == model), None)
+        if not self._reports.is_informed:
             raise NotReady
-        state = self._state.models.get(key or "")
+        state = self._reports.state.models.get(key or "")
         if state is None:
             raise UnknownModel(f"There is no model {model or key!r} on this worker.")
         if state.card is None:
             raise NotReady(f"The model {key} is {state.status}.")
         return state, state.card
 
-    def _admit(self, state: ModelState, size: int) -> None:
+    def _admit(self, wanted: Wanted, size: int) -> None:
         """Refuse on the head of a request what there is no room for, before its body is read."""
-        full = self._requests >= self._limits.in_flight or self._bytes + size > self._limits.in_flight_bytes
-        assert state.card is not None
-        key = state.card.key
-        if full or self._submissions.depths.get(key, 0) >= self._limits.capacity:
+        limits, key = self._limits, wanted.card.key
+        busy = self._requests >= limits.in_flight or self._bytes + size > limits.in_flight_bytes
+        room = limits.capacity if wanted.priority == "interactive" else bulk_capacity(limits.capacity)
+        if busy or self._submissions.depths[key] + self._reports.uploading[key] >= room:
             raise QueueFull(retry_after=self._wait_of(key))
 
     def _wait_of(self, key: str) -> float:
-        state = self._state.models.get(key)
-        return self._submissions.depths.get(key, 0) * (state.seconds_per_image if state else 0.0)
+        state = self._reports.state.models.get(key)
+        return self._submissions.depths[key] * (state.seconds_per_image if state else 0.0)
 
-    async def _receive(
-        self, request: web.Request, card: ModelCard, limit: int, deadline: float, timings: Timings
-    ) -> Tensor:
-        seconds = min(self._limits.upload_timeout, max(0.001, deadline - time.monotonic()))
-        data = await http.read_image(request, limit, seconds)
+    async def _receive(self, request: web.Request, wanted: Wanted, timings: Timings) -> tuple[str, Tensor]:
+        seconds = min(self._limits.upload_timeout, max(0.001, wanted.deadline - time.monotonic()))
+        data = await http.read_image(request, wanted.limit, seconds)
         timings.mark("receive")
-        work = partial(self._decode, data, card, deadline)
-        pixels = await asyncio.get_running_loop().run_in_executor(self._decoders, work)
+        work = partial(self._decode, data, wanted.card, wanted.deadline)
+        digest, tensor = await asyncio.get_running_loop().run_in_executor(self._decoders, work)
         timings.mark("decode")
-        return pixels
+        return digest, tensor
 
-    def _decode(self, data: bytes, card: ModelCard, deadline: float) -> Tensor:
+    def _decode(self, data: bytes, card: ModelCard, deadline: float) -> tuple[str, Tensor]:
         if time.monotonic() > deadline:
             raise DeadlineExceeded
         pixels = decode(data, card.input, max_pixels=self._limits.max_pixels)
-        return Tensor(str(pixels.dtype), pixels.shape, pixels.tobytes())
+        tensor = Tensor(str(pixels.dtype), pixels.shape, pixels.tobytes())
+        return hashlib.sha256(data).hexdigest(), tensor
 
-    def _response(
-        self, shape: Callable[[dict[str, Any]], object], card: ModelCard, reply: Reply, timings: Timings
+    async def _response(
+        self,
+        shape: Callable[[dict[str, Any]], object],
+        card: ModelCard,
+        reply: Reply,
+        timings: Timings,
+        ticket: Ticket | None,
     ) -> web.Response:
         timings.mark("wait")
         timings.stages |= {"queue": reply.queue_ms, "inference": reply.inference_ms}
@@ -278,10 +300,10 @@ class Front:
             "batch_size": reply.batch_size,
             "timings": {stage: round(ms, 2) for stage, ms in timings.stages.items()},
         }
-        headers = {
-            "Server-Timing": timings.header(),
-            http.LOAD: msgspec.json.encode(self._report([card.key])).decode(),
-        }
+        headers = {"Server-Timing": timings.header()}
+        if ticket is not None and not ticket.uses:  # a gateway's own; a client has no use for it
+            with suppress(NotReady):
+                headers[http.LOAD] = msgspec.json.encode(await self._reports.report(ticket.gateway)).decode()
         return http.json_response(shape(document), headers=headers)
 
     @staticmethod
@@ -295,51 +317,19 @@ class Front:
 
     # State
 
-    def _is_informed(self) -> bool:
-        return time.monotonic() - self._told < _STATE_LIFETIME
-
-    def _report(self, keys: list[str]) -> LoadReport:
-        return LoadReport(
-            worker=self._orders.worker,
-            incarnation=self._orders.incarnation,
-            public_url=self._orders.public_url,
-            draining=self._state.draining,
-            models={
-                key: ModelLoad(
-                    status=state.status if self._is_informed() else "failed",
-                    queue_depth=self._submissions.depths.get(key, 0),
-                    capacity=self._limits.capacity,
-                    seconds_per_image=state.seconds_per_image,
-                    digest=state.card.digest if state.card else "",
-                    task=state.card.task if state.card else "",
-                )
-                for key, state in self._state.models.items()
-                if key in keys
-            },
-        )
-
     async def _load(self, request: web.Request) -> web.Response:
-        """The load report, with queue depths at most a tenth of a second old."""
-        now = time.monotonic()
-        if now - self._depths_read > _DEPTH_LIFETIME:
-            self._depths_read = now
-            try:
-                for key in self._state.models:
-                    self._submissions.depths[key] = await self._queue.depth(key)
-            except QueueUnavailable as error:
-                raise NotReady("The node's queue does not answer.") from error
-        report = self._report(list(self._state.models))
+        report = await self._reports.report(request.headers.get(http.GATEWAY, "")[:_LONGEST_NAME])
         return web.Response(body=msgspec.json.encode(report), content_type="application/json")
 
     async def _ready(self, request: web.Request) -> web.Response:
         """200 while at least one model is ready and the node is not draining; else 503 with the reason."""
-        if self._state.draining or not self._is_informed():
-            raise NotReady("draining" if self._state.draining else "no word from the supervisor")
+        if self._reports.state.draining or not self._reports.is_informed:
+            raise NotReady("draining" if self._reports.state.draining else "no word from the supervisor")
         try:
             await self._queue.run_id()
         except QueueUnavailable as error:
             raise NotReady("The node's queue does not answer.") from error
-        if not any(state.status == "ready" for state in self._state.models.values()):
+        if not any(state.status == "ready" for state in self._reports.state.models.values()):
             raise NotReady
         return http.json_response({"ready": True})
 

@@ -23,14 +23,15 @@ from shoal import logs, processes, service
 from shoal.errors import DeadlineExceeded, ModelFailed, ShoalError
 from shoal.metrics import ModelMetrics
 from shoal.wire import Reply, Tensor
+from worker.jobs import Claimed
 from worker.models.catalogue import Specification
 from worker.models.runtime import Array, Runtime, stack
-from worker.queue import Claimed, Queue, QueueUnavailable
+from worker.queue import Queue, QueueUnavailable
 
 log = logging.getLogger("worker.model_process")
 
 _CLAIM_WAIT = 0.5
-_REPORT_INTERVAL = 0.2
+_REPORT_INTERVAL = 0.25
 _TRIAL = 8
 
 
@@ -56,6 +57,8 @@ class Executor:
         self.images = 0
         self.seconds = 0.0
         self.executions = 0
+        self.longest = 0.0
+        self.is_executing = False
 
     def __repr__(self) -> str:
         return f"<Executor {self._key}: {self.images} images in {self.executions} executions>"
@@ -104,8 +107,12 @@ class Executor:
                 live.append(claimed)
         if not live:
             return replies
-        log.debug("claimed", extra={"jobs": [c.job.id for c in live], "attempts": [c.attempt for c in live]})
-        return replies + await self._run(live, stack(images))
+        log.debug("claimed", extra={"jobs": [c.job.id for c in live], "request_ids": [c.job.request_id for c in live]})
+        self.is_executing = True
+        try:
+            return replies + await self._run(live, stack(images))
+        finally:
+            self.is_executing = False
 
     async def _run(self, batch: list[Claimed], images: Array) -> list[tuple[Claimed, Reply]]:
         started = time.monotonic()
@@ -124,8 +131,9 @@ class Executor:
             failure = error if isinstance(error, ShoalError) else ModelFailed()
             return [(batch[0], self._failure(batch[0], failure))]
         seconds = time.monotonic() - started
-        self._count(len(batch), seconds)
-        log.info(
+        self._count(batch, seconds)
+        log.log(
+            logging.DEBUG if all(c.job.heartbeat for c in batch) else logging.INFO,
             "executed",
             extra={
                 "jobs": [c.job.id for c in batch],
@@ -150,10 +158,14 @@ class Executor:
             for claimed, answer in zip(batch, answers, strict=True)
         ]
 
-    def _count(self, images: int, seconds: float) -> None:
+    def _count(self, batch: list[Claimed], seconds: float) -> None:
+        self.executions += 1
+        self.longest = max(self.longest, seconds)
+        images = sum(not claimed.job.heartbeat for claimed in batch)
+        if not images:
+            return
         self.images += images
         self.seconds += seconds
-        self.executions += 1
         self._metrics.images.labels(self._key).inc(images)
         self._metrics.batch_size.labels(self._key).observe(images)
         self._metrics.execution.labels(self._key).observe(seconds)
@@ -178,13 +190,24 @@ def _batches(claimed: list[Claimed], size: int) -> list[list[Claimed]]:
 
 
 async def _report(executor: Executor) -> None:
-    """Tell the supervisor what was executed, whenever something was."""
-    told: tuple[Any, ...] = ()
+    """Tell the supervisor that we live, what was executed, and for how many of our own reports one execution lasts.
+
+    Counting reports, and not time, leaves out what this process was not allowed to run.
+    """
+    lasting, before = 0, 0
     while True:
-        now = (executor.images, executor.executions, round(executor.seconds, 6))
-        if now != told:
-            told = now
-            processes.tell_parent({"event": "executed", "images": now[0], "executions": now[1], "seconds": now[2]})
+        lasting = lasting + 1 if executor.is_executing and executor.executions == before else 0
+        before = executor.executions
+        processes.tell_parent(
+            {
+                "event": "executed",
+                "images": executor.images,
+                "executions": executor.executions,
+                "seconds": round(executor.seconds, 6),
+                "longest": round(executor.longest, 6),
+                "lasting": round(lasting * _REPORT_INTERVAL, 3),
+            }
+        )
         await asyncio.sleep(_REPORT_INTERVAL)
 
 

@@ -2,24 +2,31 @@
 
 One queue for each model version, KEY = ``model@version``. Nothing is kept on disk::
 
-    shoal:{KEY}:waiting     stream  job (packed Job), claims (deaths so far)   fronts add; group "models" reads;
-                                    an entry is deleted in the step that answers it, so its length is the depth
+    shoal:{KEY}:waiting     stream  job (packed Job), claims (deaths so far), front
+                                    fronts add; group "models" reads; an entry is deleted in the step that answers
+                                    it, so its length is the depth
+    shoal:{KEY}:bulk        stream  the same, of bulk jobs                     they fill what interactive ones leave
     shoal:{KEY}:suspects    stream  the same, of jobs whose process died       the supervisor moves them; executed alone
-    shoal:{KEY}:bytes       number  bytes of the jobs in both                  with every add and delete
+    shoal:{KEY}:bytes       number  bytes of the jobs in all three             with every add and delete
+    shoal:{KEY}:claims      number  claims while bulk jobs waited              gives bulk its turn
+    shoal:{KEY}:arrived     hash    gateway -> uses of its tickets that came   fronts add; goes with the gateway
+    shoal:{KEY}:quarantine  hash    digest of an image -> packed Quarantined   the supervisor adds, an operator clears
+    shoal:gateways          sorted  gateway -> last poll (milliseconds)        fronts add; seconds after the last poll
     shoal:replies:{FRONT}   stream  reply (packed Reply)                       model processes add; the front reads and
                                     trims; expires a minute after the last reply
     shoal:ticket:{ID}       number  uses of a ticket                           fronts add; expires with the ticket
 
-Every change of several keys is one script, so a process killed between two steps leaves no half-done job.
-Written to the commands of Redis 6.2.
+Every change of several keys is one script (``queue_scripts/``), so a process killed between two steps leaves no
+half-done job. Written to the commands of Redis 6.2.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import redis.asyncio as aioredis
@@ -29,7 +36,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from shoal.wire import Job, Reply, pack, unpack_job
+from shoal.wire import Job, Quarantined, Reply, pack, unpack_job, unpack_quarantined
+from worker.jobs import Claimed, Observed, Refused, Submitted
 
 log = logging.getLogger(__name__)
 
@@ -39,112 +47,16 @@ _TICKET_LIFETIME_MS = 600_000  # longer than any ticket lives
 _REPLY_MAXLEN = 100_000  # a front trims long before; this bounds the stream of one that hangs
 _MAX_SOLO_DEATHS = 2
 _MAX_CONNECTIONS = 64  # calls beyond them wait for one
+_BULK_TURN = 8  # every so many claims bulk jobs come first, so that they never starve
+_BULK_SHARE = 0.75  # of the capacity: bulk jobs leave room for interactive ones
+_GATEWAY_LIFETIME_MS = 3_000  # a gateway that has not polled for so long shares no slots
+_MOST_QUARANTINED = 10_000
 
-_SUBMIT = """
-local depth = redis.call('XLEN', KEYS[1]) + redis.call('XLEN', KEYS[2])
-local bytes = tonumber(redis.call('GET', KEYS[3]) or '0')
-if depth >= tonumber(ARGV[1]) or (depth > 0 and bytes + #ARGV[3] > tonumber(ARGV[2])) then return {'full', depth} end
-local uses = tonumber(ARGV[4])
-if uses > 0 then
-  local used = redis.call('INCR', KEYS[4])
-  if used == 1 then redis.call('PEXPIRE', KEYS[4], ARGV[5]) end
-  if used > uses then return {'spent', depth} end
-end
-local entry = redis.call('XADD', KEYS[1], '*', 'job', ARGV[3], 'claims', '0')
-redis.call('INCRBY', KEYS[3], #ARGV[3])
-return {entry, depth + 1}
-"""
-
-_CLAIM = """
-local got = redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', 1, 'STREAMS', KEYS[2], '>')
-if got then return {1, got[1][2]} end
-got = redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', ARGV[3], 'STREAMS', KEYS[1], '>')
-if got then return {0, got[1][2]} end
-return {0, {}}
-"""
-
-# ARGV: group, reply lifetime, reply cap, then for each job: entry, bytes, reply, number of waiters, their key numbers.
-_FINISH = """
-local i, answered = 4, 0
-while i <= #ARGV do
-  local entry, size, reply, waiters = ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3])
-  if redis.call('XACK', KEYS[1], ARGV[1], entry) == 1 then
-    if redis.call('XDEL', KEYS[1], entry) == 1 then redis.call('DECRBY', KEYS[2], size) end
-    for w = 1, waiters do
-      local key = KEYS[tonumber(ARGV[i + 3 + w])]
-      redis.call('XADD', key, 'MAXLEN', '~', ARGV[3], '*', 'reply', reply)
-      redis.call('PEXPIRE', key, ARGV[2])
-    end
-    answered = answered + 1
-  end
-  i = i + 4 + waiters
-end
-return answered
-"""
-
-_CANCEL = """
-local claims = redis.pcall('XPENDING', KEYS[1], ARGV[1], ARGV[2], ARGV[2], 1)  -- an error: no group yet, so no claim
-if not claims.err and #claims > 0 then return 0 end
-if redis.call('XDEL', KEYS[1], ARGV[2]) == 0 then return 0 end
-redis.call('DECRBY', KEYS[2], ARGV[3])
-return 1
-"""
-
-# A job that its dead process had claimed becomes a suspect; one that died alone too often is handed back.
-_RECLAIM = """
-local moved, culprits = 0, {}
-for stream = 1, 2 do
-  for _, pending in ipairs(redis.call('XPENDING', KEYS[stream], ARGV[1], '-', '+', 1000000, ARGV[2])) do
-    local found = redis.call('XRANGE', KEYS[stream], pending[1], pending[1])
-    redis.call('XACK', KEYS[stream], ARGV[1], pending[1])
-    redis.call('XDEL', KEYS[stream], pending[1])
-    if found[1] then
-      local job, claims = found[1][2][2], tonumber(found[1][2][4]) + 1
-      if stream == 2 and claims > tonumber(ARGV[3]) then
-        redis.call('DECRBY', KEYS[3], #job)
-        table.insert(culprits, job)
-      else
-        redis.call('XADD', KEYS[2], '*', 'job', job, 'claims', claims)
-        moved = moved + 1
-      end
-    end
-  end
-  redis.call('XGROUP', 'DELCONSUMER', KEYS[stream], ARGV[1], ARGV[2])
-end
-return {moved, culprits}
-"""
+_SCRIPTS = ("submit", "claim", "finish", "cancel", "abandon", "reclaim", "observe")
 
 
 class QueueUnavailable(Exception):
     """Redis does not answer, or has no memory left. Fronts keep their jobs and submit them again when it is back."""
-
-
-@dataclass(frozen=True)
-class Claimed:
-    """A job in the hands of a model process. ``attempt`` counts its claims, from 1."""
-
-    entry: bytes
-    suspect: bool
-    size: int
-    attempt: int
-    job: Job
-
-
-@dataclass(frozen=True)
-class Submitted:
-    """A job in the queue, which has ``depth`` jobs now. ``entry`` serves to cancel it."""
-
-    entry: bytes
-    depth: int
-    size: int
-
-
-@dataclass(frozen=True)
-class Refused:
-    """A job that was not accepted: ``full`` (the queue, with ``depth`` jobs) or ``spent`` (its ticket)."""
-
-    reason: str
-    depth: int
 
 
 class Queue:
@@ -153,11 +65,10 @@ class Queue:
     def __init__(self, client: aioredis.Redis, blocking: aioredis.Redis) -> None:
         self._client = client
         self._blocking = blocking
-        self._submit = client.register_script(_SUBMIT)
-        self._claim = client.register_script(_CLAIM)
-        self._finish = client.register_script(_FINISH)
-        self._cancel = client.register_script(_CANCEL)
-        self._reclaim = client.register_script(_RECLAIM)
+        folder = Path(__file__).parent / "queue_scripts"
+        self._scripts = {
+            name: client.register_script((folder / f"{name}.lua").read_text(encoding="utf-8")) for name in _SCRIPTS
+        }
 
     @classmethod
     @asynccontextmanager
@@ -189,44 +100,90 @@ class Queue:
         return str(info["run_id"])
 
     async def submit(
-        self, key: str, job: bytes, *, capacity: int, capacity_bytes: int, ticket: str = "", uses: int = 0
+        self,
+        key: str,
+        job: Job,
+        *,
+        capacity: int,
+        capacity_bytes: int,
+        ticket: str = "",
+        uses: int = 0,
+        gateway: str = "",
     ) -> Submitted | Refused:
-        """Add a packed job, spending one use of its ticket, or refuse it: all of it or nothing."""
-        keys = [*_streams(key), _bytes(key), f"shoal:ticket:{ticket}"]
+        """Add a job, spending one use of its ticket, or refuse it: all of it or nothing.
+
+        A job that comes by leave of a ``gateway`` counts as arrived either way.
+        """
+        packed = pack(job)
+        keys = [*_streams(key), _bytes(key), _quarantine(key), _arrived(key), f"shoal:ticket:{ticket}"]
+        room = capacity if job.priority == "interactive" else bulk_capacity(capacity)
+        front = job.waiters[0] if job.waiters else ""
+        argv: list[Any] = [
+            job.priority,
+            room,
+            capacity_bytes,
+            packed,
+            front,
+            job.digest,
+            gateway,
+            uses,
+            _TICKET_LIFETIME_MS,
+        ]
         with _translated():
             try:
-                entry, depth = await self._submit(keys, [capacity, capacity_bytes, job, uses, _TICKET_LIFETIME_MS])
+                entry, depth = await self._scripts["submit"](keys, argv)
             except ResponseError as error:
                 if not _is_out_of_memory(error):
                     raise
                 return Refused("full", await self.depth(key))
-        if entry in (b"full", b"spent"):
+        if entry in (b"full", b"spent", b"quarantined"):
             return Refused(entry.decode(), depth)
-        return Submitted(entry, depth, len(job))
+        return Submitted(entry, depth, len(packed), job.priority)
 
-    async def spend(self, ticket: str) -> None:
-        """Spend one use of a ticket on a request that failed for good before it was a job."""
+    async def arrive(self, key: str, gateway: str, *, ticket: str = "") -> None:
+        """Count a request that never became a job as arrived, and spend one use of ``ticket``, if any, on it."""
+        if not gateway and not ticket:
+            return
         with _translated():
             async with self._client.pipeline(transaction=True) as pipe:
-                pipe.incr(f"shoal:ticket:{ticket}")
-                pipe.pexpire(f"shoal:ticket:{ticket}", _TICKET_LIFETIME_MS)
+                if gateway:
+                    pipe.hincrby(_arrived(key), gateway, 1)
+                if ticket:
+                    pipe.incr(f"shoal:ticket:{ticket}")
+                    pipe.pexpire(f"shoal:ticket:{ticket}", _TICKET_LIFETIME_MS)
                 await pipe.execute()
 
     async def cancel(self, key: str, submitted: Submitted) -> bool:
         """Take a job back that no process has claimed yet. False when it is too late."""
+        stream = _streams(key)[submitted.priority == "bulk"]
         with _translated():
-            keys = [_streams(key)[0], _bytes(key)]
-            return bool(await self._cancel(keys, [_GROUP, submitted.entry, submitted.size]))
+            return bool(await self._scripts["cancel"]([stream, _bytes(key)], [_GROUP, submitted.entry, submitted.size]))
+
+    async def holds(self, key: str, submitted: Submitted) -> bool:
+        """Whether the job is still in the queue."""
+        stream = _streams(key)[submitted.priority == "bulk"]
+        with _translated():
+            return bool(await self._client.xrange(stream, submitted.entry, submitted.entry))
+
+    async def abandon(self, key: str, front: str) -> int:
+        """Delete the unclaimed jobs of a front that is known to be dead. Returns how many there were."""
+        with _translated():
+            return int(await self._scripts["abandon"]([*_streams(key), _bytes(key)], [_GROUP, front]))
+
+    async def observe(self, keys: Sequence[str], *, gateway: str = "", capacity: int) -> list[Observed]:
+        """The load of each of ``keys``, for one of the gateways that poll."""
+        names = [name for key in keys for name in (*_streams(key), _arrived(key))]
+        argv: list[Any] = [gateway, _GATEWAY_LIFETIME_MS, capacity, bulk_capacity(capacity)]
+        with _translated():
+            return [Observed(*load) for load in await self._scripts["observe"](["shoal:gateways", *names], argv)]
 
     async def depth(self, key: str) -> int:
         """Jobs that wait or execute."""
-        waiting, suspects = _streams(key)
         with _translated():
             async with self._client.pipeline(transaction=False) as pipe:
-                pipe.xlen(waiting)
-                pipe.xlen(suspects)
-                lengths = await pipe.execute()
-        return int(sum(lengths))
+                for stream in _streams(key):
+                    pipe.xlen(stream)
+                return int(sum(await pipe.execute()))
 
     async def prepare(self, key: str) -> None:
         """Make the consumer group, if it is not there yet."""
@@ -241,53 +198,61 @@ class Queue:
     async def claim(self, key: str, process: str, count: int, wait: float) -> list[Claimed]:
         """Up to ``count`` waiting jobs, at once; when there are none, wait up to ``wait`` seconds for one.
 
-        A suspect comes alone. Jobs that do not unpack are dropped here: nobody could be answered.
+        Interactive jobs go before bulk ones, which fill the rest, and go first at every eighth claim. A suspect comes
+        alone. Jobs that do not unpack are dropped here: nobody could be answered.
         """
-        streams = _streams(key)
         try:
             with _translated():
-                solo, entries = await self._claim(streams, [_GROUP, process, count])
-                if not entries and wait > 0:
-                    return await self._await_one(key, process, count, wait)
+                claimed = await self._claim_now(key, process, count)
+                return claimed or (await self._await_one(key, process, count, wait) if wait > 0 else [])
         except ResponseError as error:
             if "NOGROUP" not in str(error):  # Redis 6.2 puts words of its own before a script's error
                 raise
             await self.prepare(key)
             return []
-        return await self._unpacked(key, streams[solo], [(e, f) for e, f in entries])
 
-    async def _await_one(self, key: str, process: str, count: int, wait: float) -> list[Claimed]:
-        waiting, suspects = _streams(key)
-        found: Any = await self._blocking.xreadgroup(
-            _GROUP, process, {suspects: ">", waiting: ">"}, count=1, block=max(1, int(wait * 1000))
-        )
-        if count > 1 and len(found) == 1 and found[0][0].decode() == waiting:  # its companions are just behind it
-            found += await self._client.xreadgroup(_GROUP, process, {waiting: ">"}, count=count - 1)
+    async def _claim_now(self, key: str, process: str, count: int) -> list[Claimed]:
+        keys = [*_streams(key), f"shoal:{key}:claims"]
+        found = await self._scripts["claim"](keys, [_GROUP, process, count, _BULK_TURN])
         claimed = []
-        for name, entries in found:
-            flat = [(entry, (b"job", fields[b"job"], b"claims", fields[b"claims"])) for entry, fields in entries]
-            claimed += await self._unpacked(key, name.decode(), flat)
+        for stream, entries in found:
+            flat = [(entry, dict(zip(fields[::2], fields[1::2], strict=True))) for entry, fields in entries]
+            claimed += await self._unpacked(key, stream.decode(), flat)
         return claimed
 
-    async def _unpacked(self, key: str, stream: str, entries: Sequence[Any]) -> list[Claimed]:
+    async def _await_one(self, key: str, process: str, count: int, wait: float) -> list[Claimed]:
+        waiting, bulk, suspects = _streams(key)
+        found: Any = await self._blocking.xreadgroup(
+            _GROUP, process, {suspects: ">", waiting: ">", bulk: ">"}, count=1, block=max(1, int(wait * 1000))
+        )
         claimed = []
-        for entry, (_, data, _, claims) in entries:
+        for name, entries in found:
+            claimed += await self._unpacked(key, name.decode(), entries)
+        if 0 < len(claimed) < count and not any(c.suspect for c in claimed):  # its companions are just behind it
+            claimed += await self._claim_now(key, process, count - len(claimed))
+        return claimed
+
+    async def _unpacked(
+        self, key: str, stream: str, entries: Sequence[tuple[bytes, dict[bytes, bytes]]]
+    ) -> list[Claimed]:
+        claimed = []
+        for entry, fields in entries:
+            data = fields[b"job"]
             try:
-                suspect = stream == _streams(key)[1]
-                claimed.append(Claimed(entry, suspect, len(data), int(claims) + 1, unpack_job(data)))
+                claimed.append(Claimed(entry, stream, len(data), int(fields[b"claims"]) + 1, unpack_job(data)))
             except ValueError:
                 log.exception("a job does not unpack, dropped", extra={"entry": entry.decode()})
-                await self._finish([stream, _bytes(key)], [_GROUP, 0, 0, entry, len(data), b"", 0])
+                await self._scripts["finish"]([stream, _bytes(key)], [_GROUP, 0, 0, entry, len(data), b"", 0])
         return claimed
 
     async def finish(self, key: str, replies: Sequence[tuple[Claimed, Reply]]) -> int:
         """Reply, acknowledge and delete, as one step. Returns how many were still this group's to answer."""
         answered = 0
         with _translated():
-            for suspect in (False, True):
-                chosen = [(c, r) for c, r in replies if c.suspect is suspect]
+            for stream in _streams(key):
+                chosen = [(c, r) for c, r in replies if c.stream == stream]
                 if chosen:
-                    answered += await self._finish_in(_streams(key)[suspect], key, chosen)
+                    answered += await self._finish_in(stream, key, chosen)
         return answered
 
     async def _finish_in(self, stream: str, key: str, replies: Sequence[tuple[Claimed, Reply]]) -> int:
@@ -301,7 +266,7 @@ class Queue:
                     numbers[waiter] = len(keys)
             waiters = [numbers[waiter] for waiter in claimed.job.waiters]
             argv += [claimed.entry, claimed.size, pack(reply), len(waiters), *waiters]
-        return int(await self._finish(keys, argv))
+        return int(await self._scripts["finish"](keys, argv))
 
     async def reclaim(self, key: str, process: str) -> tuple[int, list[Job]]:
         """Take back the jobs of a process that is known to be dead.
@@ -311,8 +276,32 @@ class Queue:
         """
         await self.prepare(key)
         with _translated():
-            moved, culprits = await self._reclaim([*_streams(key), _bytes(key)], [_GROUP, process, _MAX_SOLO_DEATHS])
+            keys = [*_streams(key), _bytes(key)]
+            moved, culprits = await self._scripts["reclaim"](keys, [_GROUP, process, _MAX_SOLO_DEATHS])
         return moved, [unpack_job(data) for data in culprits]
+
+    async def quarantine(self, key: str, job: Job) -> None:
+        """Refuse the image of this job from now on, until ``release``, or until Redis is gone."""
+        entry = Quarantined(digest=job.digest, request_id=job.request_id, since=time.time())
+        with _translated():
+            if await self._client.hlen(_quarantine(key)) < _MOST_QUARANTINED:
+                await self._client.hset(_quarantine(key), job.digest, pack(entry))
+
+    async def quarantined(self, key: str) -> list[Quarantined]:
+        """The images that are refused, the oldest first."""
+        with _translated():
+            found: Any = await self._client.hvals(_quarantine(key))
+        return sorted((unpack_quarantined(data) for data in found), key=lambda q: q.since)
+
+    async def release(self, key: str, digest: str | None = None) -> int:
+        """Take one image, or all, out of the quarantine. Returns how many there were."""
+        with _translated():
+            if digest is not None:
+                return int(await self._client.hdel(_quarantine(key), digest))
+            async with self._client.pipeline(transaction=True) as pipe:
+                pipe.hlen(_quarantine(key))
+                pipe.delete(_quarantine(key))
+                return int((await pipe.execute())[0])
 
     async def reply(self, job: Job, reply: Reply) -> None:
         """Answer a job that is no longer in the queue."""
@@ -359,12 +348,25 @@ def _is_out_of_memory(error: ResponseError) -> bool:
     return isinstance(error, OutOfMemoryError) or "OOM" in str(error)  # the latter is Redis 6.2, in a script
 
 
-def _streams(key: str) -> tuple[str, str]:
-    return f"shoal:{key}:waiting", f"shoal:{key}:suspects"
+def bulk_capacity(capacity: int) -> int:
+    """The most jobs that may be there when a bulk job is accepted."""
+    return max(1, int(capacity * _BULK_SHARE))
+
+
+def _streams(key: str) -> tuple[str, str, str]:
+    return f"shoal:{key}:waiting", f"shoal:{key}:bulk", f"shoal:{key}:suspects"
 
 
 def _bytes(key: str) -> str:
     return f"shoal:{key}:bytes"
+
+
+def _arrived(key: str) -> str:
+    return f"shoal:{key}:arrived"
+
+
+def _quarantine(key: str) -> str:
+    return f"shoal:{key}:quarantine"
 
 
 def _replies(front: str) -> str:

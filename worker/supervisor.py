@@ -32,56 +32,22 @@ from shoal.keeper import Keeper, keeping
 from shoal.processes import Child
 from shoal.settings import WorkerSettings
 from shoal.version import VERSION
-from shoal.wire import ModelCard, ModelState, NodeState, Reply, model_key
-from worker import front, model_process, redis_server
-from worker.models.catalogue import Specification
+from shoal.wire import ModelCard, NodeState, Reply
+from worker import front, model_process, quarantine, redis_server
 from worker.queue import Queue, QueueUnavailable
+from worker.served_model import ServedModel
+from worker.vitals import Vitals
+from worker.watch import TICK, Watch
 
 log = logging.getLogger(__name__)
 
-_STATE_INTERVAL = 1.0
 _REDIS_START = 10.0
 _MODEL_STOP = 30.0
 _TRIES_TO_LOAD = 3
-_SMOOTHING = 0.3
 
 
 class CannotStart(Exception):
     """The node cannot become useful: what it was told to serve does not load."""
-
-
-class ModelKeeper:
-    """What the supervisor knows of one model: its process, its card, and what an image costs."""
-
-    def __init__(self, text: str) -> None:
-        self.specification = Specification.parse(text)
-        self.text = text
-        self.key = model_key(self.specification.model, self.specification.entry.version)
-        self.state = ModelState(status="loading")
-        self.process = ""
-        self.reason = ""
-        self._told = (0, 0.0)
-
-    def __repr__(self) -> str:
-        return f"<ModelKeeper {self.key} {self.state.status}>"
-
-    def loaded(self, card: ModelCard, seconds_per_image: float) -> None:
-        self._told = (0, 0.0)
-        self.state = ModelState(status="ready", card=card, processes=1, seconds_per_image=seconds_per_image)
-
-    def executed(self, images: int, seconds: float) -> None:
-        """Cumulative counts of the running process."""
-        more, spent = images - self._told[0], seconds - self._told[1]
-        self._told = (images, seconds)
-        if more > 0:
-            old = self.state.seconds_per_image
-            smoothed = old + _SMOOTHING * (spent / more - old)
-            self.state = msgspec.structs.replace(self.state, seconds_per_image=smoothed)
-
-    def died(self) -> None:
-        """A model that was ready keeps its card: its jobs wait for the next process."""
-        status = "loading" if self.state.card is None else "restarting"
-        self.state = msgspec.structs.replace(self.state, status=status, processes=0)
 
 
 class Supervisor:
@@ -90,13 +56,13 @@ class Supervisor:
     def __init__(self, settings: WorkerSettings) -> None:
         self.settings = settings
         self.incarnation = uuid.uuid4().hex
-        self.models = [ModelKeeper(text) for text in settings.models]
+        self.models = [ServedModel(text) for text in settings.models]
         self.draining = False
         self.name = settings.name
         self._fronts: list[Keeper] = []
+        self._front_vitals: dict[int, Vitals] = {}  # of those that are ready
         self._keeper = partial(Keeper, started=self._tell_pids)
         self._keepers: dict[str, list[Keeper]] = {"front": self._fronts, "model": [], "redis": []}
-        self._fronts_ready: set[int] = set()
         self._changed = asyncio.Event()
         self._loaded = asyncio.Event()
         self._useful = asyncio.Event()
@@ -122,20 +88,21 @@ class Supervisor:
                     stack.callback(sock.close)
             redis = await stack.enter_async_context(self._redis())
             queue = await stack.enter_async_context(Queue.connect(redis))
-            await stack.enter_async_context(admin.listening(settings.admin, admin.calls(self._description, stop)))
+            calls = admin.calls(self._description, stop) + quarantine.calls(queue, [m.key for m in self.models])
+            await stack.enter_async_context(admin.listening(settings.admin, calls))
             backend = await stack.enter_async_context(
                 discovery.connect(settings.discovery, token=settings.discovery_token.get_secret_value() or None)
             )
             models = self._keepers["model"]
             models += [self._model_keeper(model, redis, queue) for model in self.models]
             await stack.enter_async_context(keeping(*models))
+            await stack.enter_async_context(service.background(self._watch(queue)))
             if not await _first(self._loaded.wait(), stop.requested()):
                 return
             self._fronts += [
                 self._front_keeper(n, redis, public, internal, public_url, queue) for n in range(settings.fronts)
             ]
             await stack.enter_async_context(keeping(*self._fronts))
-            await stack.enter_async_context(service.background(self._tell_fronts()))
             if not await _first(self._useful.wait(), stop.requested()):
                 return
             async with backend.membership(self._member(internal_url, public_url)) as membership:
@@ -209,7 +176,7 @@ class Supervisor:
 
     # Model processes
 
-    def _model_keeper(self, model: ModelKeeper, redis: str, queue: Queue) -> Keeper:
+    def _model_keeper(self, model: ServedModel, redis: str, queue: Queue) -> Keeper:
         async def start() -> Child:
             model.process = f"{model.key}/{uuid.uuid4().hex[:8]}"
             await _patiently(queue.prepare(model.key))
@@ -221,13 +188,13 @@ class Supervisor:
         def heard(child: Child, event: dict[str, Any]) -> None:
             match event.get("event"):
                 case "ready":
-                    model.loaded(msgspec.convert(event["card"], ModelCard), event["seconds_per_image"])
+                    card = msgspec.convert(event["card"], ModelCard)
+                    model.loaded(card, event["seconds_per_image"], self.settings.hang_timeout)
                     self._models_changed()
                 case "failed":
                     model.reason = event["reason"]
                 case "executed":
-                    model.executed(event["images"], event["seconds"])
-                    self._broadcast()
+                    model.executed(event)
 
         async def buried(child: Child) -> None:
             metrics.bury(child.pid)
@@ -242,12 +209,14 @@ class Supervisor:
         keeper = self._keeper(f"model {model.key}", start, heard=heard, buried=buried, stop_timeout=_MODEL_STOP)
         return keeper
 
-    async def _reclaim(self, model: ModelKeeper, queue: Queue) -> None:
+    async def _reclaim(self, model: ServedModel, queue: Queue) -> None:
         """Take back what the dead process had claimed. With Redis gone too, the fronts submit it again."""
         try:
             moved, culprits = await queue.reclaim(model.key, model.process)
             for job in culprits:
-                log.error("job given up: its process died each time", extra={"request_id": job.request_id})
+                log.error("image quarantined: its process died each time", extra={"request_id": job.request_id})
+                self._metrics.quarantined.labels(model.key).inc()
+                await queue.quarantine(model.key, job)
                 await queue.reply(job, Reply(job=job.id, code=ModelCrashed.code, message=ModelCrashed.summary))
         except QueueUnavailable as error:
             log.warning("nothing reclaimed", extra={"model": model.key, "error": str(error)})
@@ -266,7 +235,7 @@ class Supervisor:
     def _check_useful(self) -> None:
         if all(model.state.status == "ready" for model in self.models):
             self._loaded.set()
-            if len(self._fronts_ready) == self.settings.fronts:
+            if len(self._front_vitals) == self.settings.fronts:
                 self._useful.set()
 
     # Fronts
@@ -304,19 +273,24 @@ class Supervisor:
             return child
 
         def heard(child: Child, event: dict[str, Any]) -> None:
-            if event.get("event") == "ready":
-                self._fronts_ready.add(number)
-                self._check_useful()
+            match event.get("event"):
+                case "ready":
+                    self._front_vitals[number] = Vitals(settings.hang_timeout)
+                    self._check_useful()
+                case "alive" if number in self._front_vitals:
+                    self._front_vitals[number].spoke()
 
         async def buried(child: Child) -> None:
-            self._fronts_ready.discard(number)
+            self._front_vitals.pop(number, None)
             metrics.bury(child.pid)
             if not keeper.is_stopping:
                 self._metrics.deaths.labels("front").inc()
             try:
+                for model in self.models:
+                    self._metrics.abandoned.labels(model.key).inc(await queue.abandon(model.key, current))
                 await queue.forget_front(current)
             except QueueUnavailable:
-                log.info("the replies of a dead front expire by themselves", extra={"front": current})
+                log.info("nothing to clean up after a front: the queue is away", extra={"front": current})
 
         keeper = self._keeper(
             f"front {number}", start, heard=heard, buried=buried, stop_timeout=settings.drain_timeout + 5
@@ -332,16 +306,28 @@ class Supervisor:
         document: dict[str, Any] = json.loads(msgspec.json.encode(state))
         return document
 
+    async def _watch(self, queue: Queue) -> None:
+        """Once a second: tell the fronts, look after the children, and keep idle models from looking dead."""
+        redis = next(iter(self._keepers["redis"]), None)
+        watch = Watch(queue, redis, self._metrics, hang_timeout=self.settings.hang_timeout)
+        while True:
+            self._broadcast()
+            await asyncio.sleep(TICK)
+            changes = [model.tick(TICK) for model in self.models]
+            if any(changes):
+                self._models_changed()
+            for model, keeper in zip(self.models, self._keepers["model"], strict=True):
+                watch.check("model", keeper, model.vitals)
+            for number, vitals in self._front_vitals.items():
+                vitals.tick(TICK)
+                watch.check("front", self._fronts[number], vitals)
+            await watch.check_redis(self.models)
+
     def _broadcast(self) -> None:
         state = self._state()
         for keeper in self._fronts:
             if keeper.child is not None:
                 keeper.child.send(state)
-
-    async def _tell_fronts(self) -> None:
-        while True:
-            self._broadcast()
-            await asyncio.sleep(_STATE_INTERVAL)
 
 
 async def _first(*waits: Any) -> bool:

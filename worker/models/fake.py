@@ -34,7 +34,8 @@ class Fake:
     """The runtime. An execution of n images takes ``seconds_per_execution`` + n · ``seconds_per_image``.
 
     An image whose label begins with ``crash_on`` kills the process by SIGKILL, one with ``fail_on`` raises
-    ``RuntimeError``, after the time of the execution; both are hexadecimal, and "" matches nothing.
+    ``RuntimeError``, and one with ``hang_on`` never comes to an end, after the time of the execution; all are
+    hexadecimal, and "" matches nothing.
     """
 
     card: ModelCard
@@ -42,6 +43,7 @@ class Fake:
     seconds_per_image: float = 0.0
     crash_on: str = ""
     fail_on: str = ""
+    hang_on: str = ""
 
     def warm_up(self) -> None:
         """Nothing to do: its first execution is as fast as the rest."""
@@ -58,6 +60,8 @@ class Fake:
         label = label_of(image)
         if _matches(label, self.crash_on):
             os.kill(os.getpid(), signal.SIGKILL)
+        while _matches(label, self.hang_on):
+            time.sleep(3600)
         if _matches(label, self.fail_on):
             raise RuntimeError(f"told to fail on {label}")
         first = 0.5 + _digest(image)[-1] / 512
@@ -73,8 +77,8 @@ def load(*, version: str, **parameters: str) -> Runtime:
     """Raises ``ValueError`` that lists every bad parameter.
 
     Parameters: ``seconds_per_execution`` and ``seconds_per_image`` (0 or more), ``size`` (side of the input in
-    pixels, default 32), ``max_batch_size`` (default 32), ``crash_on`` and ``fail_on`` (the label of an image,
-    or how its hexadecimal part begins).
+    pixels, default 32), ``max_batch_size`` (default 32), ``crash_on``, ``fail_on`` and ``hang_on`` (the label of an
+    image, or how its hexadecimal part begins).
     """
     given = Parameters("fake", parameters)
     seconds_per_execution = given.take("seconds_per_execution", seconds, 0.0)
@@ -83,6 +87,7 @@ def load(*, version: str, **parameters: str) -> Runtime:
     max_batch_size = given.take("max_batch_size", count(1, 1024), 32)
     crash_on = given.take("crash_on", _start_of_label, "")
     fail_on = given.take("fail_on", _start_of_label, "")
+    hang_on = given.take("hang_on", _start_of_label, "")
     given.check()
     card = ModelCard(
         model="fake",
@@ -92,7 +97,7 @@ def load(*, version: str, **parameters: str) -> Runtime:
         input=ImageInput(name="image", height=size, width=size, crop="squash"),
         max_batch_size=max_batch_size,
     )
-    return Fake(card, seconds_per_execution, seconds_per_image, crash_on, fail_on)
+    return Fake(card, seconds_per_execution, seconds_per_image, crash_on, fail_on, hang_on)
 
 
 def _digest(image: Array) -> bytes:
