@@ -8,12 +8,14 @@ own network is not touched.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 Subnet = Literal["internal", "public"]
@@ -112,8 +114,12 @@ class Network:
 
 @contextmanager
 def network(hosts: Mapping[str, tuple[Subnet, ...]]) -> Iterator[Network]:
-    """Hosts by name, each with the subnets that it is on; nothing is left of them afterwards."""
-    run = uuid.uuid4().hex[:6]
+    """Hosts by name, each with the subnets that it is on; nothing is left of them afterwards.
+
+    What a killed process left of its own is deleted first.
+    """
+    _delete_orphans()
+    run = f"{os.getpid()}-{uuid.uuid4().hex[:6]}"
     made = {
         name: Host(name, _namespace(run, name), number, tuple(subnets))
         for number, (name, subnets) in enumerate(hosts.items(), start=1)
@@ -136,6 +142,14 @@ def network(hosts: Mapping[str, tuple[Subnet, ...]]) -> Iterator[Network]:
         for host in [*made.values(), built.hub]:
             with suppress(subprocess.CalledProcessError):
                 _run("ip", "netns", "del", host.namespace)
+
+
+def _delete_orphans() -> None:
+    """The name of a namespace starts with the pid of its maker."""
+    for name, pid in re.findall(r"^(shoal-(\d+)-\S+)", _run("ip", "netns", "list"), re.MULTILINE):
+        if not Path(f"/proc/{pid}").exists():
+            with suppress(subprocess.CalledProcessError):  # another one deletes it as well
+                _run("ip", "netns", "del", name)
 
 
 def _bridges() -> Iterator[str]:
@@ -171,5 +185,5 @@ def _namespace(run: str, name: str) -> str:
     return f"shoal-{run}-{name}"
 
 
-def _run(*command: str, text: str | None = None) -> None:
-    subprocess.run(command, check=True, capture_output=True, input=text, text=True)
+def _run(*command: str, text: str | None = None) -> str:
+    return subprocess.run(command, check=True, capture_output=True, input=text, text=True).stdout
