@@ -7,6 +7,7 @@ import asyncio
 import datetime
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,8 +25,7 @@ from chaos.report import Results
 from chaos.scenarios import CAPACITY, MODEL
 from chaos.soak import soak
 from chaos.world import HOSTS, DidNotHappen, World, world
-from shoal import logs, service
-from shoal.processes import bound
+from shoal import logs, processes, service
 
 _INSIDE = "SHOAL_CHAOS_NETWORK"
 
@@ -67,15 +67,24 @@ def main() -> int:
     """Build the network, and run the rest of us inside it. Returns 1 when a promise did not hold, 2 without one."""
     options = _options()
     if inside := os.environ.get(_INSIDE):
+        processes.die_with_parent()
         return service.run(_run(options, _network_of(inside)))
     if reason := missing():
         sys.stderr.write(f"chaos: {reason}\n")
         return 2
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # raises, so that the network is deleted
     with network(HOSTS) as built:
-        environ = {**os.environ, _INSIDE: _described(built)}
-        return subprocess.run(
-            bound([*built.hub.prefix, sys.executable, "-m", "chaos", *sys.argv[1:]]), env=environ, check=False
-        ).returncode
+        return _run_inside(built)
+
+
+def _run_inside(built: Network) -> int:
+    """Run ourselves in the hub, which gets our signals: it ends in order, and the network after it."""
+    command = [*built.hub.prefix, sys.executable, "-m", "chaos", *sys.argv[1:]]
+    environ = {**os.environ, _INSIDE: _described(built)}
+    with subprocess.Popen(command, env=environ, start_new_session=True) as inside:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda number, _: inside.send_signal(number))
+        return inside.wait()
 
 
 def _described(built: Network) -> str:
@@ -105,7 +114,8 @@ async def _run(options: argparse.Namespace, built: Network) -> int:
         if not work.done():
             work.cancel()
         await asyncio.gather(work, return_exceptions=stop.is_requested)
-    return 0 if outcomes and all(outcome.holds for outcome in outcomes) else 1
+    complete = outcomes and not stop.is_requested
+    return 0 if complete and all(outcome.holds for outcome in outcomes) else 1
 
 
 async def _break(options: argparse.Namespace, built: Network, folder: Path, outcomes: list[Outcome]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from chaos.journal import Journal
@@ -42,16 +42,34 @@ async def clients_gone(folder: Path, rounds: int) -> Outcome:
 
 async def _leave(client: AsyncClient, journal: Journal, endless: Iterator[Picture]) -> int:
     """How many images were executed for nobody."""
+    journal.read()
+    before = journal.images.total()
     calls = [asyncio.create_task(client.predict(picture.data)) for picture in itertools.islice(endless, _JOBS)]
     await _until_depth(client, at_least=_JOBS - 3 * _BATCH)
+    await _until_claimed(journal, lambda: sum(call.done() for call in calls) == journal.images.total() - before)
     for call in calls[: _JOBS - _STAY]:
         call.cancel()
     answers = await asyncio.gather(*calls, return_exceptions=True)
     wanted = sum(not isinstance(answer, BaseException) for answer in answers)
     await _until_depth(client, at_most=0)
-    before = journal.images.total()
     journal.read()
     return journal.images.total() - before - wanted
+
+
+async def _until_claimed(journal: Journal, all_answered: Callable[[], bool]) -> None:
+    """Wait for the beginning of an execution. One that ends meanwhile would be for nobody by our own haste."""
+    known = _claimed(journal)
+    async with asyncio.timeout(60):
+        while True:
+            if _claimed(journal) - known and all_answered():
+                return
+            await asyncio.sleep(0.01)
+
+
+def _claimed(journal: Journal) -> set[str]:
+    """The jobs that are being executed now."""
+    journal.read()
+    return {job for jobs in journal.claimed.values() for job in jobs}
 
 
 async def _until_depth(client: AsyncClient, *, at_least: int = 0, at_most: int = 1 << 30) -> None:

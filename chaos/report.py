@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -38,7 +39,7 @@ class Results:
     def load(cls, path: Path | None) -> Results:
         if path is None or not path.exists():
             return cls({})
-        return cls(msgspec.json.decode(path.read_bytes(), type=dict[str, Kept]))
+        return cls(msgspec.json.decode(path.read_bytes(), type=dict[str, Kept], dec_hook=_counted))
 
     def add(self, name: str, outcome: Outcome, *, facts: Mapping[str, str]) -> None:
         self._kept[name] = Kept(dict(facts), outcome)
@@ -57,6 +58,11 @@ class Results:
 class Kept(msgspec.Struct):
     facts: dict[str, str]
     outcome: Outcome
+
+
+def _counted(kind: Any, value: object) -> Any:
+    """A ``Counter`` of what JSON has as an object."""
+    return kind(value)
 
 
 def _days(days: Iterable[str]) -> str:

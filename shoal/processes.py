@@ -61,6 +61,7 @@ class Child:
             stderr=stderr,
             env={**os.environ, **(environ or {})},
             pass_fds=pass_fds,
+            start_new_session=True,  # Ctrl-C is for us alone: our SIGTERM would be their second signal
             limit=1 << 24,
         )
         child = cls(name, process)

@@ -68,6 +68,153 @@ MUTANTS = (
         "next(iter(self._pending.values()), None)",
         "tests/test_cluster.py::test_every_image_gets_its_own_answer[proxy]",
     ),
+    Mutant(
+        "a hung child is killed",
+        "worker/watch.py",
+        "        keeper.child.signal(signal.SIGKILL)\n",
+        "",
+        "tests/test_vitals.py::test_a_child_that_is_hung_is_killed_and_another_started",
+    ),
+    Mutant(
+        "a process that is silent for too long is hung",
+        "worker/vitals.py",
+        "        return self.silent > self.limit\n",
+        "        return False\n",
+        "tests/test_vitals.py",
+    ),
+    Mutant(
+        "an execution without an end is a hang",
+        "worker/vitals.py",
+        " or self.lasting > max(self.limit, _HUNG_EXECUTIONS * self.longest)",
+        "",
+        "tests/test_vitals.py",
+    ),
+    Mutant(
+        "the jobs of a dead front are deleted",
+        "worker/queue_scripts/abandon.lua",
+        "      redis.call('XDEL', KEYS[k], entry[1])\n",
+        "",
+        "tests/test_queue.py::test_what_a_dead_front_left_is_deleted_unless_it_is_executing[valkey]",
+    ),
+    Mutant(
+        "a supervisor deletes the jobs of its dead front",
+        "worker/supervisor.py",
+        "await queue.abandon(model.key, current)",
+        "0",
+        "tests/test_health.py::test_a_dead_front_s_jobs_are_not_executed_beside_those_that_were_sent_again",
+    ),
+    Mutant(
+        "a cancelled job is taken back",
+        "worker/submissions.py",
+        "taken_back = await self._queue.cancel(key, submitted)",
+        "taken_back = False",
+        "tests/test_submissions.py::test_a_job_that_nobody_waits_for_is_taken_back",
+    ),
+    Mutant(
+        "an image that kills its process is quarantined",
+        "worker/supervisor.py",
+        "                await queue.quarantine(model.key, job)\n",
+        "",
+        "tests/test_health.py::test_an_image_that_hangs_the_model_is_given_up_and_quarantined",
+    ),
+    Mutant(
+        "a quarantined image is refused",
+        "worker/queue_scripts/submit.lua",
+        "if redis.call('HEXISTS', quarantine, digest) == 1 then return {'quarantined', depth} end\n",
+        "",
+        "tests/test_queue.py::test_a_quarantined_image_is_refused_until_it_is_released[valkey]",
+    ),
+    Mutant(
+        "bulk jobs never starve",
+        "worker/queue_scripts/claim.lua",
+        "then first, second = bulk, waiting end",
+        "then first, second = waiting, bulk end",
+        "tests/test_queue.py::test_bulk_jobs_never_starve[valkey]",
+    ),
+    Mutant(
+        "bulk jobs leave room for interactive ones",
+        "worker/queue.py",
+        'room = capacity if job.priority == "interactive" else bulk_capacity(capacity)',
+        "room = capacity",
+        "tests/test_queue.py::test_bulk_jobs_leave_room_for_interactive_ones[valkey]",
+    ),
+    Mutant(
+        "a front refuses on the head of a request what there is no room for",
+        "worker/front.py",
+        "        self._admit(wanted, size)\n",
+        "",
+        "tests/test_full_queue.py",
+    ),
+    Mutant(
+        "a gateway counts what is on its way",
+        "gateway/known_worker.py",
+        "        self._way(key).add(uses)\n",
+        "",
+        "tests/test_fleet.py::test_what_is_on_its_way_counts_until_it_has_arrived",
+    ),
+    Mutant(
+        "a gateway sends no more than its slots",
+        "gateway/known_worker.py",
+        "return self._way(key).count < (load.slots",
+        "return 0 < (load.slots",
+        "tests/test_fleet.py::test_a_gateway_sends_no_more_than_its_slots",
+    ),
+    Mutant(
+        "requests to a worker that falls silent are given up",
+        "gateway/known_worker.py",
+        "                    scope.reschedule(now)\n",
+        "                    pass\n",
+        "tests/test_fleet.py::test_requests_to_a_worker_that_falls_silent_are_given_up",
+    ),
+    Mutant(
+        "when most workers are ejected, all are trusted",
+        "gateway/fleet.py",
+        "_PANIC_SHARE = 0.5",
+        "_PANIC_SHARE = 0.0",
+        "tests/test_fleet.py::test_half_of_the_workers_may_be_ejected_and_no_more",
+    ),
+    Mutant(
+        "what cannot be answered in time is refused at once",
+        "gateway/fleet.py",
+        "if c.has_room and c.expected_wait < wish.seconds * _WAIT_SHARE]",
+        "if c.has_room]",
+        "tests/test_fleet.py::test_who_cannot_be_answered_in_time_is_refused_at_once",
+    ),
+    Mutant(
+        "the SDK gives up a worker that has fallen silent",
+        "shoal/client.py",
+        "                scope.reschedule(asyncio.get_running_loop().time())\n",
+        "",
+        "tests/test_client.py::test_a_direct_upload_to_a_worker_that_is_gone_is_given_up[silent]",
+    ),
+    Mutant(
+        "the SDK asks the gateways in turn",
+        "shoal/gateways.py",
+        "        self._turn = (self._turn + 1) % len(self._urls)\n",
+        "        self._turn = 0\n",
+        "tests/test_client.py::test_gateways_are_asked_in_turn",
+    ),
+    Mutant(
+        "the SDK avoids a gateway that failed",
+        "shoal/gateways.py",
+        "        self._failed[url] = time.monotonic() + _AVOID_SECONDS\n",
+        "        pass\n",
+        "tests/test_client.py::test_a_gateway_that_failed_is_avoided",
+    ),
+    Mutant(
+        "the SDK tells the gateway what is bulk",
+        "shoal/client.py",
+        'bulk = "bulk" if self.priority == "bulk" else None',
+        "bulk = None",
+        "tests/test_client.py::test_bulk_images_say_so_and_share_no_grant_with_interactive_ones",
+    ),
+    Mutant(
+        "who has little time does not share a grant of one with more",
+        "shoal/grants.py",
+        "if grant.expected_wait > seconds * _WAIT_SHARE:",
+        "if False:",
+        "tests/test_client.py::test_a_caller_with_little_time_does_not_take_a_grant_of_one_with_more",
+    ),
 )
 
 
@@ -96,8 +243,12 @@ def survives(mutant: Mutant) -> bool:
 
 
 def main() -> int:
+    """All of them, or those whose promise has one of the words on the command line."""
+    words = sys.argv[1:]
     survivors = 0
     for mutant in MUTANTS:
+        if words and not any(word in mutant.promise for word in words):
+            continue
         alive = survives(mutant)
         survivors += alive
         print(f"{'SURVIVES' if alive else 'noticed '}  {mutant.promise}  ({mutant.test})", flush=True)

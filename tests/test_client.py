@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
@@ -13,6 +14,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from shoal import AsyncClient, Client, client, errors
+from shoal.client import Mode
+from shoal.gateways import Gateways
 
 ANSWER = {"success": True, "model": "m", "version": "1", "worker": "w", "request_id": "r", "predictions": []}
 Reply = Callable[[web.Request], Any]
@@ -32,7 +35,7 @@ async def gateway(reply: Reply) -> AsyncIterator[str]:
         yield str(server.make_url("")).rstrip("/")
 
 
-async def good(request: web.Request) -> object:
+async def good(request: web.Request) -> dict[str, Any]:
     if request.path == "/lookup":
         url = f"{request.url.origin()}/predict"
         return {"url": url, "ticket": "t", "incarnation": "i", "uses": int(request.query["n"]), "expires_in": 15}
@@ -97,6 +100,166 @@ async def test_what_a_retry_cannot_mend_is_raised_at_once(error: type[errors.Sho
             await shoal.predict(b"image", timeout=5)
     assert calls == 1
     assert caught.value.request_id == "r"
+
+
+@dataclass
+class Seen:
+    """A gateway with a memory: every request that came, and then ``reply``'s answer."""
+
+    reply: Reply
+    requests: list[web.Request] = field(default_factory=list)
+
+    async def __call__(self, request: web.Request) -> object:
+        self.requests.append(request)
+        return await self.reply(request)
+
+    def count(self, path: str) -> int:
+        return sum(request.path == path for request in self.requests)
+
+
+async def broken(request: web.Request) -> object:
+    """Ends the connection without an answer."""
+    assert request.transport is not None
+    request.transport.close()
+    return {}
+
+
+ASKED: dict[Mode, str] = {"direct": "/lookup", "proxy": "/predict"}
+
+
+@pytest.mark.parametrize("mode", ASKED)
+async def test_gateways_are_asked_in_turn(mode: Mode) -> None:
+    first, second, third = Seen(good), Seen(good), Seen(good)
+    async with (
+        gateway(first) as a,
+        gateway(second) as b,
+        gateway(third) as c,
+        AsyncClient(f"{a}, {b}/,{c}", mode=mode) as shoal,
+    ):
+        for _ in range(6):
+            await shoal.predict(b"image", timeout=5)
+    assert [seen.count(ASKED[mode]) for seen in (first, second, third)] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("mode", ASKED)
+async def test_a_gateway_that_failed_is_avoided(mode: Mode) -> None:
+    bad, fine = Seen(broken), Seen(good)
+    async with gateway(bad) as first, gateway(fine) as second, AsyncClient(f"{first},{second}", mode=mode) as shoal:
+        await shoal.predict(b"image", timeout=5)
+        once = bad.count(ASKED[mode])  # or twice: aiohttp repeats a GET whose connection broke
+        for _ in range(7):
+            await shoal.predict(b"image", timeout=5)
+    assert once > 0
+    assert (bad.count(ASKED[mode]), fine.count(ASKED[mode])) == (once, 8)
+
+
+def test_who_failed_is_asked_last_and_when_all_did_as_usual(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    gateways = Gateways("http://a,http://b,http://c")
+    assert [gateways.in_turn()[0][-1] for _ in range(4)] == ["a", "b", "c", "a"]
+    gateways.avoid("http://c")
+    assert [url[-1] for url in gateways.in_turn()] == ["b", "a", "c"]
+    assert [url[-1] for url in gateways.in_turn()] == ["a", "b", "c"]
+    gateways.avoid("http://a")
+    gateways.avoid("http://b")
+    assert [url[-1] for url in gateways.in_turn()] == ["a", "b", "c"]
+    now = 105.1
+    assert [url[-1] for url in gateways.in_turn()] == ["b", "c", "a"]
+
+
+async def test_a_caller_with_little_time_does_not_take_a_grant_of_one_with_more() -> None:
+    async def long_wait(request: web.Request) -> object:
+        answer = await good(request)
+        return {**answer, "uses": 4, "expected_wait": 8.0} if request.path == "/lookup" else answer
+
+    seen = Seen(long_wait)
+    async with gateway(seen) as url, AsyncClient(url) as shoal:
+        lookups = []
+        for seconds in (30, 30, 10, 11, 30, 8):
+            await shoal.predict(b"image", timeout=seconds)
+            lookups.append(seen.count("/lookup"))
+    assert lookups == [1, 1, 2, 2, 2, 3]  # a wait of 8 s wants 10.7 s
+    told = [int(request.headers["Shoal-Timeout-Ms"]) for request in seen.requests if request.path == "/lookup"]
+    assert [round(ms / 1000) for ms in told] == [30, 10, 8]
+
+
+async def test_a_call_has_one_request_id_however_often_it_is_tried() -> None:
+    async def third_time(request: web.Request) -> object:
+        uploads = seen.count("/predict")
+        if request.path == "/predict" and uploads % 3:
+            return await refusing(errors.NotReady())(request)
+        return await good(request)
+
+    seen = Seen(third_time)
+    async with gateway(seen) as url, AsyncClient(url) as shoal:
+        for _ in range(2):
+            await shoal.predict(b"image", timeout=10)
+    ids = [request.headers["X-Request-ID"] for request in seen.requests]
+    paths = [request.path for request in seen.requests]
+    assert paths == ["/lookup", "/predict", "/lookup", "/predict", "/predict"] * 2  # direct, direct, proxy
+    assert len(set(ids[:5])) == len(set(ids[5:])) == 1
+    assert ids[0] != ids[5]
+
+
+@pytest.mark.parametrize("mode", ASKED)
+async def test_bulk_images_say_so_and_share_no_grant_with_interactive_ones(mode: Mode) -> None:
+    async def generous(request: web.Request) -> object:
+        answer = await good(request)
+        return {**answer, "uses": 9} if request.path == "/lookup" else answer
+
+    seen = Seen(generous)
+    async with gateway(seen) as url, AsyncClient(url, mode=mode) as shoal:
+        await shoal.predict(b"image", priority="bulk")
+        await shoal.predict(b"image")
+        async for outcome in shoal.predict_many([b"image"], priority="bulk"):
+            assert outcome.answer is not None
+    asked = [request.query.get("priority") for request in seen.requests if request.path == ASKED[mode]]
+    assert asked == (["bulk", None] if mode == "direct" else ["bulk", None, "bulk"])
+
+
+@pytest.mark.parametrize("state", ["silent", "unreachable", "gone"])
+async def test_a_direct_upload_to_a_worker_that_is_gone_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    monkeypatch.setattr(client, "_WATCH_AFTER", 0.05)
+
+    async def one_hangs(request: web.Request) -> object:
+        if request.path == "/lookup":
+            name = "quick" if request.query.get("exclude") == "hung" else "hung"
+            return {**await good(request), "url": f"{request.url.origin()}/{name}", "incarnation": name}
+        if request.path.startswith("/workers/"):
+            return {"state": state}
+        return await (silent if request.path == "/hung" else good)(request)
+
+    seen = Seen(one_hangs)
+    async with gateway(seen) as url, AsyncClient(url) as shoal:
+        assert (await shoal.predict(b"image", timeout=20)).worker == "w"
+    assert [seen.count(path) for path in ("/hung", "/workers/hung", "/quick")] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("state", ["ready", "draining", "ejected", None])
+async def test_a_direct_upload_that_takes_long_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, state: str | None
+) -> None:
+    """Also when no gateway answers: that says nothing of the worker."""
+    monkeypatch.setattr(client, "_WATCH_AFTER", 0.01)
+    monkeypatch.setattr(client, "_WATCH_EVERY", 0.01)
+    asked = asyncio.Event()
+
+    async def takes_long(request: web.Request) -> object:
+        if request.path.startswith("/workers/"):
+            if seen.count(request.path) > 2:
+                asked.set()
+            return {"state": state} if state else await broken(request)
+        if request.path == "/predict":
+            await asked.wait()
+        return await good(request)
+
+    seen = Seen(takes_long)
+    async with gateway(seen) as url, AsyncClient(url) as shoal:
+        assert (await shoal.predict(b"image", timeout=20)).worker == "w"
+    assert seen.count("/predict") == 1
 
 
 async def test_a_mistake_in_the_images_does_not_cancel_the_caller() -> None:

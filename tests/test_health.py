@@ -171,3 +171,23 @@ async def test_work_stops_when_nobody_waits(mode: Mode) -> None:
 
 def _executed(cluster: Cluster) -> list[str]:
     return [job for record in cluster.log(message="executed") for job in record["jobs"]]
+
+
+async def test_a_dead_front_s_jobs_are_not_executed_beside_those_that_were_sent_again() -> None:
+    options = ("--workers", "1", "--model", "fake", "--worker-setting", "hang_timeout=60")
+    photos = [photo(seed) for seed in range(8)]
+    with up(*options, log_level="debug") as cluster:
+
+        async def submitted(count: int) -> bool:
+            return len(cluster.log(message="submitted")) == count
+
+        async with cluster.async_client("proxy") as client:
+            (front,) = cluster.pids("front")
+            with _stopped(cluster.pids("model")):
+                asking = asyncio.create_task(_ask(client, photos))
+                await eventually_async(lambda: submitted(8), within=10, what="8 jobs")
+                os.kill(front, signal.SIGKILL)
+                await eventually_async(lambda: submitted(16), within=20, what="all of them once more")
+            await asking
+        images = [name for record in cluster.log(message="executed") for name in record["request_ids"]]
+        assert sum(name != "heartbeat" for name in images) <= 8 + 1  # one was in the hands of the model process

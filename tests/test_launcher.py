@@ -59,6 +59,14 @@ def test_a_second_signal_stops_at_once(scratch: dict[str, str]) -> None:
         eventually(lambda: not left_in(scratch), within=10, what="an empty folder")
 
 
+def test_ctrl_c_in_a_terminal_reaches_the_launcher_alone() -> None:
+    """A terminal signals a whole process group; the services would take the launcher's SIGTERM for a second signal."""
+    with up("--workers", "1", "--model", "fake") as cluster:
+        groups = {os.getpgid(pid) for pid in cluster.all_pids()}
+        assert os.getpgid(cluster.process.pid) not in groups
+        assert len(groups) == len(cluster.all_pids())
+
+
 def test_stopped_while_it_starts(scratch: dict[str, str]) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "shoal.cli", "up", "--json", "--model", "fake"],

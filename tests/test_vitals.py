@@ -1,14 +1,20 @@
-"""When a child counts as hung, and a model as stalled."""
+"""When a child counts as hung, and a model as stalled; and that one that is hung is replaced."""
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
+from shoal.keeper import Keeper, keeping
+from shoal.metrics import SupervisorMetrics
+from shoal.processes import Child
+from tests.clusters import eventually_async
+from worker.queue import Queue
 from worker.vitals import HEARTBEAT, ModelVitals, Vitals
-
-TICK = 1.0
+from worker.watch import TICK, Watch
 
 
 def test_a_child_may_be_silent_up_to_its_limit() -> None:
@@ -56,3 +62,31 @@ def test_an_execution_ends_the_wait_for_a_heartbeat() -> None:
     assert vitals.idle >= HEARTBEAT
     vitals.executed(report(2))
     assert vitals.idle == 0
+
+
+async def test_a_child_that_is_hung_is_killed_and_another_started() -> None:
+    registry = CollectorRegistry()
+    started: list[Child] = []
+    ends: list[int | None] = []
+
+    async def start() -> Child:
+        started.append(await Child.start("sleeper", ["sleep", "60"]))
+        return started[-1]
+
+    async def buried(child: Child) -> None:
+        ends.append(child.returncode)
+
+    async def count(number: int) -> bool:
+        return len(started) == number
+
+    keeper = Keeper("sleeper", start, heard=lambda child, event: None, buried=buried, stop_timeout=5)
+    async with Queue.connect("/nowhere") as queue, keeping(keeper):
+        watch = Watch(queue, None, SupervisorMetrics(registry), hang_timeout=3)
+        await eventually_async(lambda: count(1), within=5, what="a child")
+        watch.check("front", keeper, None)
+        watch.check("front", keeper, Vitals(limit=3, silent=3))
+        assert not ends
+        watch.check("front", keeper, Vitals(limit=3, silent=4))
+        await eventually_async(lambda: count(2), within=5, what="another child")
+    assert ends == [-signal.SIGKILL, -signal.SIGTERM]
+    assert registry.get_sample_value("shoal_hung_processes_total", {"role": "front"}) == 1
