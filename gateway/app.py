@@ -29,6 +29,7 @@ WELCOME = "Welcome to Shoal! POST an image to /predict, or ask /lookup where to 
 
 _PROXY_TICKET_SECONDS = 60.0
 _MOST_USES = 64
+_MOST_OF_ROOM = 1 / 8  # that one lookup may take
 _MOST_UPLOADS = 2  # workers that may have executed one request
 _MOST_TRIES = 5  # workers asked, those that refused included
 _RETRYABLE_STATUS = (421, 429, 502, 503)
@@ -114,7 +115,7 @@ class Gateway:
         style = request.query.get("format", "text" if _wants_text(request) else "json")
         if style not in ("json", "text", "port"):
             raise InvalidOption("format is json, text or port.")
-        choice, ticket = await self._grant(request, subject, uses)
+        choice, ticket, uses = await self._grant(request, subject, uses)
         base = _public_url(choice)
         if style == "port":
             return web.Response(text=f"{urlsplit(base).port or 80}/?ticket={ticket}\n")
@@ -136,7 +137,8 @@ class Gateway:
             }
         )
 
-    async def _grant(self, request: web.Request, subject: str, uses: int) -> tuple[Choice, str]:
+    async def _grant(self, request: web.Request, subject: str, uses: int) -> tuple[Choice, str, int]:
+        """A worker, and a ticket of at most ``uses`` for it: fewer when it has little room left for others."""
         wish = self._wish(request, seconds=self._seconds(request), public=True)
         try:
             choice = await self._fleet.await_choice(wish, self._settings.patience)
@@ -144,6 +146,7 @@ class Gateway:
             self._metrics.lookups.labels("", error.code).inc()
             raise
         request[http.MODEL] = choice.key  # never what the caller wrote: it becomes a label
+        uses = min(uses, max(1, int(choice.room * _MOST_OF_ROOM)))
         choice.worker.reserve(choice.key, uses)
         self._metrics.lookups.labels(choice.key, "ok").inc()
         ticket = self._signer.sign(
@@ -156,7 +159,7 @@ class Gateway:
             gateway=self._name,
             priority=wish.priority,
         )
-        return choice, ticket
+        return choice, ticket, uses
 
     # Proxy
 
@@ -190,7 +193,12 @@ class Gateway:
         for _ in range(_MOST_TRIES):
             remaining = max(0.0, deadline - time.monotonic())
             wish = replace(wish, seconds=remaining)
-            choice = await self._fleet.await_choice(wish, min(self._settings.patience, remaining))
+            try:  # who was accepted once waits for another worker as long as there is time
+                patience = remaining if uploads else min(self._settings.patience, remaining)
+                choice = await self._fleet.await_choice(wish, patience)
+            except ShoalError as error:
+                error.uploads = uploads
+                raise
             if refusal is not None and choice.worker.incarnation in wish.exclude:
                 return refusal  # everybody has refused
             request[http.MODEL] = choice.key
@@ -272,7 +280,7 @@ class Gateway:
         return ticket
 
     async def _redirect(self, request: web.Request, subject: str) -> web.Response:
-        choice, ticket = await self._grant(request, subject, 1)
+        choice, ticket, _ = await self._grant(request, subject, 1)
         location = f"{_public_url(choice)}{request.path}?ticket={ticket}"
         return web.Response(status=307, headers={"Location": location})
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 
 import msgspec
 from aiohttp import ClientError, ClientSession, ClientTimeout
@@ -66,7 +67,11 @@ class Choice:
 
     @property
     def has_room(self) -> bool:
-        return self.worker.has_room(self.key, self.priority)
+        return self.room > 0
+
+    @property
+    def room(self) -> int:
+        return self.worker.room(self.key, self.priority)
 
 
 class Fleet:
@@ -149,7 +154,6 @@ class Fleet:
                 self._count()
                 return
             await asyncio.sleep(self._interval)
-            worker.give_up_silent()
 
     async def _poll(self, worker: Worker) -> None:
         before = worker.state
@@ -160,10 +164,12 @@ class Fleet:
                 timeout=ClientTimeout(total=_POLL_TIMEOUT),
             ) as response:
                 body = await response.read()
+                if response.status == HTTPStatus.SERVICE_UNAVAILABLE:
+                    raise TimeoutError  # it is there, and cannot say: its queue is being replaced
                 response.raise_for_status()
             worker.settle(decode_report(body))
         except TimeoutError:
-            worker.give_up_silent()
+            worker.missed()
             log.info("worker slow to report", extra={"worker": worker.member.name})
         except (ClientError, OSError, ValueError, msgspec.MsgspecError) as error:  # ValueError: no usable URL
             worker.refused()

@@ -35,6 +35,7 @@ class Worker:
         self.report: LoadReport | None = None
         self.vanished: float | None = None
         self._reachable = False
+        self._missed = 0
         self._heard = float("-inf")
         self._on_the_way: dict[str, OnTheWay] = {}
         self._breaks = 0
@@ -75,6 +76,7 @@ class Worker:
         """Take a report, unless a later one was heard already: its numbers replace all that we had guessed."""
         self._heard = time.monotonic()
         self._reachable = True
+        self._missed = 0
         known = self.report
         if known and known.incarnation == report.incarnation and report.measured < known.measured:
             return
@@ -101,11 +103,12 @@ class Worker:
         before = load.queue_depth if priority == "bulk" else load.queue_depth - load.bulk_depth
         return (before + self._way(key).count) * max(load.seconds_per_image, _LEAST_COST)
 
-    def has_room(self, key: str, priority: Priority) -> bool:
+    def room(self, key: str, priority: Priority) -> int:
+        """How many more this gateway may send there."""
         load = self.load(key)
         if load is None:
-            return False
-        return self._way(key).count < (load.slots if priority == "interactive" else load.bulk_slots)
+            return 0
+        return (load.slots if priority == "interactive" else load.bulk_slots) - self._way(key).count
 
     def _way(self, key: str) -> OnTheWay:
         return self._on_the_way.setdefault(key, OnTheWay())
@@ -115,7 +118,13 @@ class Worker:
     def refused(self) -> None:
         """Nobody listens there: out until a poll succeeds."""
         self._reachable = False
-        self.give_up_silent()
+        self._give_up()
+
+    def missed(self) -> None:
+        """A poll was not answered in time. One may have been our own fault, if it was us who were paused."""
+        self._missed += 1
+        if self._missed > 1 and self.state == "silent":
+            self._give_up()
 
     def broke(self) -> bool:
         """A request to it found no connection, or lost it. Returns whether that takes the worker out."""
@@ -141,13 +150,12 @@ class Worker:
         finally:
             self._sends.discard(scope)
 
-    def give_up_silent(self) -> None:
+    def _give_up(self) -> None:
         """End the requests that are under way to a worker that is gone: another may still answer them in time."""
-        if self.state in ("silent", "unreachable"):
-            now = asyncio.get_running_loop().time()
-            for scope in self._sends:
-                if scope.when() is None:
-                    scope.reschedule(now)
+        now = asyncio.get_running_loop().time()
+        for scope in self._sends:
+            if scope.when() is None:
+                scope.reschedule(now)
 
 
 class OnTheWay:

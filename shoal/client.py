@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import time
 import uuid
 from collections.abc import AsyncGenerator, Iterable, Mapping
@@ -20,6 +21,7 @@ from shoal.answers import Answer, Outcome
 from shoal.errors import BadGateway, ConnectionFailed, DeadlineExceeded, NoWorker, QueueFull, ShoalError, from_body
 from shoal.gateways import Gateways
 from shoal.grants import Grant, Grants
+from shoal.presence import Gone, Presence
 
 Image = bytes | str | Path | IO[bytes]
 Mode = Literal["direct", "proxy"]
@@ -29,11 +31,11 @@ _MOST_USES = 16
 _MOST_UPLOADS = 2  # workers that may see a complete upload of one image
 _EXPIRY_MARGIN = 2.0
 _CONNECT_SECONDS = 3.0
-_ASKING = aiohttp.ClientTimeout(total=8, sock_connect=_CONNECT_SECONDS)  # a gateway that is silent is passed over
+_ASKING = aiohttp.ClientTimeout(total=3)  # a gateway that is silent for longer is passed over
+_RECONSIDER = 0.5  # seconds until a gateway knows more of a worker that failed
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
-_WATCH_AFTER, _WATCH_EVERY = 2.0, 0.5  # a direct upload that takes so long: is its worker still there?
 _PRESENT = ("ready", "draining", "ejected")
-_REQUEST_ID, _TIMEOUT_MS = "X-Request-ID", "Shoal-Timeout-Ms"
+_REQUEST_ID, _TIMEOUT_MS, _UPLOADS = "X-Request-ID", "Shoal-Timeout-Ms", "Shoal-Uploads"
 
 _Wish = tuple[str | None, str | None, Priority]  # model, version, priority: what a grant is for
 
@@ -58,7 +60,8 @@ class AsyncClient:
         self._timeout = timeout
         self._session: aiohttp.ClientSession | None = None
         self._grants: dict[_Wish, Grants] = {}
-        self._questions: dict[str, tuple[float, asyncio.Task[bool]]] = {}
+        self._workers = Presence(self._is_trusted)
+        self._live = Presence(self._is_live)
 
     def __repr__(self) -> str:
         return f"<AsyncClient of {self._gateways!r}, {self._mode}>"
@@ -72,8 +75,8 @@ class AsyncClient:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for _, question in self._questions.values():
-            question.cancel()
+        self._workers.close()
+        self._live.close()
         if self._session is not None:
             await self._session.close()
 
@@ -172,13 +175,14 @@ class AsyncClient:
             except BadGateway:
                 raise  # the gateway has sent the image to as many workers as may see it
             except ShoalError as error:
+                call.uploads = max(call.uploads, error.uploads)
                 if not error.retryable or call.uploads >= _MOST_UPLOADS:
                     raise
                 call.failure = error
             wait = call.failure.retry_after if isinstance(call.failure, QueueFull) else None
             if (wait or pause) > call.deadline - time.monotonic():
                 raise call.failure
-            await asyncio.sleep(wait or pause)
+            await asyncio.sleep(wait * random.uniform(0.75, 1.25) if wait else pause)  # noqa: S311  not all at once
             pause = min(max(2 * pause, _FIRST_PAUSE), _LONGEST_PAUSE)
 
     async def _direct(self, call: _Call) -> Answer:
@@ -187,6 +191,11 @@ class AsyncClient:
         except NoWorker:
             call.direct_tries = _MOST_UPLOADS  # nobody that we could reach: the gateway may reach somebody
             raise
+        if grant.incarnation in call.excluded:  # there is nobody else, and the gateway may not know yet how it is
+            call.excluded.clear()
+            self._grants[call.wish].current = None
+            await asyncio.sleep(_RECONSIDER)
+            grant = await self._grant(call)
         call.direct_tries += 1
         try:
             document = await self._upload(grant, call)
@@ -203,39 +212,26 @@ class AsyncClient:
         """Raises ``ConnectionFailed`` also when the gateway finds meanwhile that the worker has gone or hangs."""
         headers = {"Authorization": f"Bearer {grant.ticket}"}
         try:
-            async with asyncio.timeout(None) as scope:
-                watch = asyncio.create_task(self._watch(grant.incarnation, scope))
-                try:
-                    return await self._post(grant.url, call, headers, call.options)
-                finally:
-                    watch.cancel()
-        except TimeoutError:
+            return await self._workers.watched(grant.incarnation, self._post(grant.url, call, headers, call.options))
+        except Gone:
             call.uploads += 1
             raise ConnectionFailed("The worker fell silent.") from None
 
-    async def _watch(self, incarnation: str, scope: asyncio.Timeout) -> None:
-        await asyncio.sleep(_WATCH_AFTER)
-        while True:
-            if not await self._is_present(incarnation):
-                scope.reschedule(asyncio.get_running_loop().time())
-                return
-            await asyncio.sleep(_WATCH_EVERY)
-
-    async def _is_present(self, incarnation: str) -> bool:
-        """Whether the gateway still trusts a worker. Who asks at the same time shares one question."""
-        asked, question = self._questions.get(incarnation, (float("-inf"), None))
-        if question is None or time.monotonic() - asked > _WATCH_EVERY:
-            question = asyncio.create_task(self._ask_about(incarnation))
-            self._questions = {n: q for n, q in self._questions.items() if not q[1].done()}
-            self._questions[incarnation] = time.monotonic(), question
-        return await asyncio.shield(question)
-
-    async def _ask_about(self, incarnation: str) -> bool:
+    async def _is_trusted(self, incarnation: str) -> bool:
+        """Whether a gateway still trusts a worker."""
         try:
             state = (await self._ask(f"/workers/{incarnation}", {}))["state"]
         except ShoalError:
             return True  # no gateway answers: that says nothing of the worker
         return state in _PRESENT
+
+    async def _is_live(self, gateway: str) -> bool:
+        assert self._session is not None
+        try:
+            async with self._session.get(f"{gateway}/livez", timeout=_ASKING):
+                return True
+        except (aiohttp.ClientError, OSError):
+            return False
 
     async def _grant(self, call: _Call) -> Grant:
         grants = self._grants.setdefault(call.wish, Grants())
@@ -267,11 +263,16 @@ class AsyncClient:
         )
 
     async def _proxied(self, call: _Call) -> Answer:
-        headers = self._headers | {"Shoal-Uploads": str(call.uploads)}
+        headers = self._headers | {_UPLOADS: str(call.uploads)}
         gateway = self._gateways.in_turn()[0]
+        posting = self._post(f"{gateway}/predict", call, headers, call.model_query() | call.options)
         try:
-            document = await self._post(f"{gateway}/predict", call, headers, call.model_query() | call.options)
-        except ConnectionFailed:
+            document = await self._live.watched(gateway, posting)
+        except Gone:
+            self._gateways.avoid(gateway)
+            call.uploads += 1
+            raise ConnectionFailed("The gateway fell silent.") from None
+        except (ConnectionFailed, asyncio.CancelledError):
             self._gateways.avoid(gateway)
             raise
         return Answer.of(document, "proxy")
@@ -306,6 +307,9 @@ class AsyncClient:
                     f"{gateway}{path}", params=query, headers={**self._headers, **(headers or {})}, timeout=_ASKING
                 ) as response:
                     return await _document(response)
+            except asyncio.CancelledError:
+                self._gateways.avoid(gateway)
+                raise
             except (aiohttp.ClientError, OSError) as error:
                 self._gateways.avoid(gateway)
                 failure = ConnectionFailed(str(error) or type(error).__name__)
@@ -368,8 +372,10 @@ async def _document(response: aiohttp.ClientResponse) -> Any:
         document = None
     if response.status == 200 and document is not None:
         return document
-    after = response.headers.get("Retry-After", "")
-    raise from_body(document, status=response.status, retry_after=float(after) if after.isdigit() else None)
+    after, uploads = response.headers.get("Retry-After", ""), response.headers.get(_UPLOADS, "")
+    error = from_body(document, status=response.status, retry_after=float(after) if after.isdigit() else None)
+    error.uploads = int(uploads) if uploads.isdigit() else 0
+    raise error
 
 
 async def _read(image: Image) -> bytes:

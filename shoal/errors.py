@@ -88,7 +88,8 @@ class ShoalError(Exception):
     """Something a caller can act on: a stable ``code``, an HTTP ``status`` and whether to retry.
 
     ``retry_after`` is in seconds and only set where a wait is known to help.
-    ``request_id`` is set on the client, from the answer.
+    ``request_id`` is set on the client, from the answer. ``uploads`` is how many workers may have executed the request
+    by then, as far as a gateway knows.
     """
 
     status: ClassVar[int] = 500
@@ -102,6 +103,7 @@ class ShoalError(Exception):
         self.message = message or self.summary
         self.retry_after = retry_after
         self.request_id = request_id
+        self.uploads = 0
         super().__init__(self.message)
 
     def __repr__(self) -> str:

@@ -66,6 +66,8 @@ def error_response(error: ShoalError, request_id: str) -> web.Response:
         headers["Retry-After"] = str(max(1, round(error.retry_after)))
     elif error.status == HTTPStatus.SERVICE_UNAVAILABLE:
         headers["Retry-After"] = "1"
+    if error.uploads:
+        headers[UPLOADS] = str(error.uploads)
     if error.status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
     return json_response(error.body(request_id), status=error.status, headers=headers)

@@ -125,10 +125,12 @@ def tell_parent(event: Mapping[str, Any]) -> None:
 
 
 def bound(command: Sequence[str]) -> list[str]:
-    """``command`` for a foreign program, started so that it dies with its parent."""
-    return [sys.executable, "-m", "shoal.processes", *command]
+    """``command`` for a foreign program, started by us so that it dies with us."""
+    return [sys.executable, "-m", "shoal.processes", str(os.getpid()), *command]
 
 
 if __name__ == "__main__":
     die_with_parent()
-    os.execvp(sys.argv[1], sys.argv[1:])  # noqa: S606
+    if os.getppid() != int(sys.argv[1]):
+        raise SystemExit(1)  # it was gone before the kernel was told
+    os.execvp(sys.argv[2], sys.argv[2:])  # noqa: S606

@@ -57,7 +57,7 @@ class Settings(BaseSettings):
 
     section: ClassVar[str]
 
-    name: str = Field("", description="stable name of this instance; empty: host name and port")
+    name: str = Field("", max_length=100, description="stable name of this instance; empty: host name and port")
     zone: str = Field("", description="where it runs; travels with the member")
     host: str = Field("127.0.0.1", description="address of the public listener")
     internal_host: str = Field("127.0.0.1", description="address of the internal listener (checks, metrics, gateways)")
@@ -171,6 +171,9 @@ class WorkerSettings(Settings):
     decode_threads: Count = Field(2, description="images decoded at once by each front")
     hang_timeout: Annotated[float, Field(ge=1, le=3600)] = Field(
         5.0, description="a child that is silent or stuck for so long is replaced, seconds"
+    )
+    load_timeout: Annotated[float, Field(ge=1, le=86400)] = Field(
+        300.0, description="a child that is not ready after so long is started again, seconds"
     )
     in_flight: Count = Field(1024, description="most requests that a front holds at once")
     in_flight_bytes: Count = Field(512 * MIB, description="most bytes of bodies that a front holds at once")

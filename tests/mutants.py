@@ -155,15 +155,15 @@ MUTANTS = (
     Mutant(
         "a gateway sends no more than its slots",
         "gateway/known_worker.py",
-        "return self._way(key).count < (load.slots",
-        "return 0 < (load.slots",
+        "load.bulk_slots) - self._way(key).count",
+        "load.bulk_slots)",
         "tests/test_fleet.py::test_a_gateway_sends_no_more_than_its_slots",
     ),
     Mutant(
         "requests to a worker that falls silent are given up",
         "gateway/known_worker.py",
-        "                    scope.reschedule(now)\n",
-        "                    pass\n",
+        "                scope.reschedule(now)\n",
+        "                pass\n",
         "tests/test_fleet.py::test_requests_to_a_worker_that_falls_silent_are_given_up",
     ),
     Mutant(
@@ -182,7 +182,7 @@ MUTANTS = (
     ),
     Mutant(
         "the SDK gives up a worker that has fallen silent",
-        "shoal/client.py",
+        "shoal/presence.py",
         "                scope.reschedule(asyncio.get_running_loop().time())\n",
         "",
         "tests/test_client.py::test_a_direct_upload_to_a_worker_that_is_gone_is_given_up[silent]",

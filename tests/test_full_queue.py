@@ -56,11 +56,17 @@ async def _depth(cluster: Cluster, session: aiohttp.ClientSession) -> int:
 async def _full(cluster: Cluster) -> AsyncIterator[Full]:
     """Stop the model process, and send as many images as may wait. They are answered in the end."""
     async with aiohttp.ClientSession() as session:
-        _, grant, _ = await _status_of(session, f"{cluster.gateway}/lookup?n=64", headers=cluster.headers)
         (model,) = cluster.pids("model")
-        headers = {"Authorization": f"Bearer {grant['ticket']}"}
 
-        async def upload(seed: int) -> None:
+        async def granted() -> dict[str, Any]:
+            while True:  # a place for which a ticket is out is taken, until the ticket is given up
+                status, grant, _ = await _status_of(session, f"{cluster.gateway}/lookup", headers=cluster.headers)
+                if status == 200:
+                    return dict(grant)
+                await asyncio.sleep(0.1)
+
+        async def upload(seed: int, grant: dict[str, Any]) -> None:
+            headers = {"Authorization": f"Bearer {grant['ticket']}"}
             options = {"method": "POST", "data": photo(seed), "headers": headers}
             status, document, _ = await _status_of(session, grant["url"], **options)
             assert (status, document["predictions"][0]["label"]) == (200, fake_label(photo(seed)))
@@ -70,7 +76,8 @@ async def _full(cluster: Cluster) -> AsyncIterator[Full]:
 
         os.kill(model, signal.SIGSTOP)
         try:
-            waiting = [asyncio.create_task(upload(seed)) for seed in range(CAPACITY)]
+            grant = await granted()
+            waiting = [asyncio.create_task(upload(seed, await granted())) for seed in range(CAPACITY)]
             await eventually_async(is_full, within=10, what="a full queue")
             yield Full(cluster, session, grant)
         finally:

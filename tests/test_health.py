@@ -12,12 +12,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from shoal import AsyncClient, Outcome, errors
 from shoal.client import Mode
-from tests.clusters import Cluster, eventually_async, is_running, up
+from tests.clusters import Cluster, eventually, eventually_async, is_running, up
 from tests.photos import fake_label, photo
 
 pytestmark = pytest.mark.cluster
@@ -90,6 +91,56 @@ async def test_a_stopped_worker_is_left_out_and_comes_back(mode: Mode) -> None:
             await eventually_async(lambda: is_in("ready"), within=5, what="its return")
             await _ask(client, [photo(seed) for seed in range(200, 260)])
         assert all(is_running(pid) for pid in pids)  # a pause of the whole node is nobody's fault
+
+
+@pytest.mark.parametrize("mode", ["direct", "proxy"])
+async def test_a_stopped_gateway_is_passed_over(mode: Mode) -> None:
+    with up("--workers", "1", "--gateways", "2", "--model", SLOW) as cluster:
+        async with cluster.async_client(mode, timeout=20) as client:
+            asking = asyncio.create_task(_ask(client, [photo(seed) for seed in range(60)]))
+            await asyncio.sleep(0.15)
+            with _stopped([cluster.pids("gateway")[0]]):
+                await asking
+                await _ask(client, [photo(seed) for seed in range(100, 160)])
+
+
+async def test_a_paused_gateway_does_not_send_what_is_under_way_again() -> None:
+    with up(
+        "--workers", "1", "--model", "fake?seconds_per_execution=1.5&max_batch_size=8", log_level="debug"
+    ) as cluster:
+        async with cluster.async_client("proxy", timeout=20) as client:
+            asking = asyncio.create_task(_ask(client, [photo(seed) for seed in range(6)]))
+            await asyncio.sleep(0.3)
+            with _stopped(cluster.pids("gateway")):
+                await asyncio.sleep(3)
+            await asking
+        assert len(set(_executed(cluster))) == len(_executed(cluster))
+        assert not cluster.log(message="connection to worker broke")
+
+
+def test_a_model_process_that_hangs_while_it_starts_is_replaced() -> None:
+    setting = ("--worker-setting", "load_timeout=3")
+    with up("--workers", "1", "--model", "fake", *setting) as cluster, cluster.client() as client:
+        (first,) = cluster.pids("model")
+        os.kill(first, signal.SIGKILL)
+        second = 0
+
+        def started() -> bool:
+            nonlocal second
+            second = next((pid for pid in _children("worker.model_process", cluster) if pid != first), 0)
+            return second > 0
+
+        eventually(started, within=5, what="another one")
+        os.kill(second, signal.SIGSTOP)
+        eventually(lambda: not is_running(second), within=15, what="its end")
+        client.predict(photo(1), timeout=20)
+
+
+def _children(module: str, cluster: Cluster) -> list[int]:
+    """The processes that run ``module`` for the first worker."""
+    (parent,) = cluster.worker(0)["pids"]["worker"]
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text(encoding="ascii").split()
+    return [int(pid) for pid in children if module in Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8")]
 
 
 def test_an_image_that_hangs_the_model_is_given_up_and_quarantined() -> None:

@@ -12,9 +12,10 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,11 +33,13 @@ from shoal.errors import (
     NotReady,
     QueueFull,
     ShoalError,
+    SpentTicket,
     UnknownModel,
     WrongTask,
 )
 from shoal.tickets import Ticket, Verifier
 from shoal.wire import Job, ModelCard, ModelState, NodeState, Priority, Reply, Tensor, model_key
+from worker.front_orders import Orders
 from worker.images import decode
 from worker.load_reports import LoadReports
 from worker.queue import Queue, QueueUnavailable, bulk_capacity
@@ -46,37 +49,6 @@ from worker.timings import Timings
 log = logging.getLogger("worker.front")
 
 _LONGEST_NAME = 128
-
-
-class Limits(msgspec.Struct, frozen=True):
-    """What a front accepts."""
-
-    max_body_bytes: int
-    max_pixels: int
-    request_timeout: float
-    longest_timeout: float
-    upload_timeout: float
-    drain_timeout: float
-    decode_threads: int
-    in_flight: int
-    in_flight_bytes: int
-    capacity: int
-    capacity_bytes: int
-
-
-class Orders(msgspec.Struct, frozen=True):
-    """The first line on standard input. The sockets are inherited file descriptors."""
-
-    front: str
-    worker: str
-    incarnation: str
-    public_url: str | None
-    redis: str
-    public_sockets: list[int]
-    internal_sockets: list[int]
-    ticket_keys: str
-    limits: Limits
-    log_level: str
 
 
 @dataclass(frozen=True)
@@ -117,6 +89,7 @@ class Front:
             public_url=orders.public_url,
             capacity=orders.limits.capacity,
         )
+        self._uploads: Counter[str] = Counter()  # under way, by ticket
         self._requests = 0
         self._bytes = 0
 
@@ -159,7 +132,8 @@ class Front:
         submitted = spend = False
         try:
             wanted = self._wanted(shape, request, ticket)
-            job = await self._job(request, wanted, timings)
+            with self._using(ticket):
+                job = await self._job(request, wanted, timings)
             submitted = True
             reply = await self._submissions.answer(wanted.card.key, job, ticket=ticket)
         except QueueFull as error:
@@ -172,6 +146,22 @@ class Front:
             if ticket is not None and not submitted:
                 self._submissions.arrived(ticket.model, ticket, spend=spend)
         return await self._response(shape, wanted.card, reply, timings, ticket)
+
+    @contextmanager
+    def _using(self, ticket: Ticket | None) -> Iterator[None]:
+        """An upload under way; a ticket opens no more of them than it has uses. Raises ``SpentTicket``."""
+        if ticket is None or not ticket.uses:
+            yield
+            return
+        if self._uploads[ticket.id] >= ticket.uses:
+            raise SpentTicket
+        self._uploads[ticket.id] += 1
+        try:
+            yield
+        finally:
+            self._uploads[ticket.id] -= 1
+            if not self._uploads[ticket.id]:
+                del self._uploads[ticket.id]
 
     def _wanted(self, shape: Callable[[dict[str, Any]], object], request: web.Request, ticket: Ticket | None) -> Wanted:
         """Everything that the head of a request says, checked."""

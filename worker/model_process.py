@@ -32,7 +32,6 @@ log = logging.getLogger("worker.model_process")
 
 _CLAIM_WAIT = 0.5
 _REPORT_INTERVAL = 0.25
-_TRIAL = 8
 
 
 class Orders(msgspec.Struct, frozen=True):
@@ -57,6 +56,8 @@ class Executor:
         self.images = 0
         self.seconds = 0.0
         self.executions = 0
+        self.batches = 0
+        self.begun = 0
         self.longest = 0.0
         self.is_executing = False
 
@@ -115,6 +116,7 @@ class Executor:
             self.is_executing = False
 
     async def _run(self, batch: list[Claimed], images: Array) -> list[tuple[Claimed, Reply]]:
+        self.begun += 1
         started = time.monotonic()
         options: list[Mapping[str, Any]] = [c.job.options for c in batch]
         try:
@@ -164,6 +166,7 @@ class Executor:
         images = sum(not claimed.job.heartbeat for claimed in batch)
         if not images:
             return
+        self.batches += 1
         self.images += images
         self.seconds += seconds
         self._metrics.images.labels(self._key).inc(images)
@@ -196,12 +199,13 @@ async def _report(executor: Executor) -> None:
     """
     lasting, before = 0, 0
     while True:
-        lasting = lasting + 1 if executor.is_executing and executor.executions == before else 0
-        before = executor.executions
+        lasting = lasting + 1 if executor.is_executing and executor.begun == before else 0
+        before = executor.begun
         processes.tell_parent(
             {
                 "event": "executed",
                 "images": executor.images,
+                "batches": executor.batches,
                 "executions": executor.executions,
                 "seconds": round(executor.seconds, 6),
                 "longest": round(executor.longest, 6),
@@ -235,11 +239,11 @@ async def _main() -> int:
 
 
 def _load(model: str) -> tuple[Runtime, float]:
-    """The warm model, and what an image costs in a batch of moderate size, until real ones tell."""
+    """The warm model, and what an image costs in a full batch, until real ones tell."""
     started = time.monotonic()
     runtime = Specification.parse(model).load()
     runtime.warm_up()
-    size = min(_TRIAL, runtime.card.max_batch_size)
+    size = runtime.card.max_batch_size
     images = np.zeros((size, runtime.card.input.height, runtime.card.input.width, 3), dtype=np.uint8)
     loaded = time.monotonic()
     runtime.run(images, [{} for _ in images])

@@ -33,7 +33,8 @@ from shoal.processes import Child
 from shoal.settings import WorkerSettings
 from shoal.version import VERSION
 from shoal.wire import ModelCard, NodeState, Reply
-from worker import front, model_process, quarantine, redis_server
+from worker import model_process, quarantine, redis_server
+from worker.front_orders import Limits, Orders
 from worker.queue import Queue, QueueUnavailable
 from worker.served_model import ServedModel
 from worker.vitals import Vitals
@@ -56,11 +57,12 @@ class Supervisor:
     def __init__(self, settings: WorkerSettings) -> None:
         self.settings = settings
         self.incarnation = uuid.uuid4().hex
-        self.models = [ServedModel(text) for text in settings.models]
+        self.models = [ServedModel(text, load_timeout=settings.load_timeout) for text in settings.models]
         self.draining = False
         self.name = settings.name
         self._fronts: list[Keeper] = []
-        self._front_vitals: dict[int, Vitals] = {}  # of those that are ready
+        self._front_vitals: dict[int, Vitals] = {}
+        self._fronts_ready: set[int] = set()
         self._keeper = partial(Keeper, started=self._tell_pids)
         self._keepers: dict[str, list[Keeper]] = {"front": self._fronts, "model": [], "redis": []}
         self._changed = asyncio.Event()
@@ -216,8 +218,9 @@ class Supervisor:
             for job in culprits:
                 log.error("image quarantined: its process died each time", extra={"request_id": job.request_id})
                 self._metrics.quarantined.labels(model.key).inc()
-                await queue.quarantine(model.key, job)
                 await queue.reply(job, Reply(job=job.id, code=ModelCrashed.code, message=ModelCrashed.summary))
+                if not job.heartbeat:
+                    await queue.quarantine(model.key, job)
         except QueueUnavailable as error:
             log.warning("nothing reclaimed", extra={"model": model.key, "error": str(error)})
             return
@@ -235,7 +238,7 @@ class Supervisor:
     def _check_useful(self) -> None:
         if all(model.state.status == "ready" for model in self.models):
             self._loaded.set()
-            if len(self._front_vitals) == self.settings.fronts:
+            if len(self._fronts_ready) == self.settings.fronts:
                 self._useful.set()
 
     # Fronts
@@ -256,7 +259,7 @@ class Supervisor:
             nonlocal current
             current = f"{self.name}-front{number}-{uuid.uuid4().hex[:8]}"
             sockets = [internal] + ([public] if public else [])
-            orders = front.Orders(
+            orders = Orders(
                 front=current,
                 worker=self.name,
                 incarnation=self.incarnation,
@@ -266,22 +269,24 @@ class Supervisor:
                 internal_sockets=[internal.fileno()],
                 ticket_keys=str(settings.ticket_keys or ""),
                 log_level=settings.log_level,
-                limits=msgspec.convert(settings.model_dump(include=set(front.Limits.__struct_fields__)), front.Limits),
+                limits=msgspec.convert(settings.model_dump(include=set(Limits.__struct_fields__)), Limits),
             )
             child = await self._start("worker.front", current, orders, pass_fds=tuple(s.fileno() for s in sockets))
             child.send(self._state())
+            self._front_vitals[number] = Vitals(settings.load_timeout)
             return child
 
         def heard(child: Child, event: dict[str, Any]) -> None:
             match event.get("event"):
                 case "ready":
                     self._front_vitals[number] = Vitals(settings.hang_timeout)
+                    self._fronts_ready.add(number)
                     self._check_useful()
-                case "alive" if number in self._front_vitals:
+                case "alive" if number in self._fronts_ready:
                     self._front_vitals[number].spoke()
 
         async def buried(child: Child) -> None:
-            self._front_vitals.pop(number, None)
+            self._fronts_ready.discard(number)
             metrics.bury(child.pid)
             if not keeper.is_stopping:
                 self._metrics.deaths.labels("front").inc()
@@ -317,7 +322,7 @@ class Supervisor:
             if any(changes):
                 self._models_changed()
             for model, keeper in zip(self.models, self._keepers["model"], strict=True):
-                watch.check("model", keeper, model.vitals)
+                watch.check("model", keeper, model.vitals or model.starting)
             for number, vitals in self._front_vitals.items():
                 vitals.tick(TICK)
                 watch.check("front", self._fronts[number], vitals)

@@ -17,7 +17,7 @@ for n, name in ipairs(names) do if name == gateway then rank = n - 1 end end
 
 local function share(free)
   if free <= 0 then return 0 end
-  return math.floor(free / sharers) + (rank < free % sharers and 1 or 0)
+  return math.max(1, math.floor(free / sharers) + (rank < free % sharers and 1 or 0))  -- nobody starves by its name
 end
 
 local loads = {}

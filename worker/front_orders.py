@@ -1,0 +1,36 @@
+"""What the supervisor tells a front when it starts it."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What a front accepts."""
+
+    max_body_bytes: int
+    max_pixels: int
+    request_timeout: float
+    longest_timeout: float
+    upload_timeout: float
+    drain_timeout: float
+    decode_threads: int
+    in_flight: int
+    in_flight_bytes: int
+    capacity: int
+    capacity_bytes: int
+
+
+class Orders(msgspec.Struct, frozen=True):
+    """The first line on standard input. The sockets are inherited file descriptors."""
+
+    front: str
+    worker: str
+    incarnation: str
+    public_url: str | None
+    redis: str
+    public_sockets: list[int]
+    internal_sockets: list[int]
+    ticket_keys: str
+    limits: Limits
+    log_level: str
