@@ -127,8 +127,8 @@ MUTANTS = (
     Mutant(
         "bulk jobs never starve",
         "worker/queue_scripts/claim.lua",
-        "then first, second = bulk, waiting end",
-        "then first, second = waiting, bulk end",
+        "then share = count end",
+        "then share = 0 end",
         "tests/test_queue.py::test_bulk_jobs_never_starve[valkey]",
     ),
     Mutant(

@@ -306,6 +306,15 @@ async def test_bulk_jobs_never_starve(queue: Queue) -> None:
     assert [n for n, name in enumerate(order) if name.startswith("b")] == [7, 15]
 
 
+async def test_bulk_jobs_have_a_share_of_every_large_batch(queue: Queue) -> None:
+    await submit(queue, *(f"b{n}" for n in range(5)), priority="bulk")
+    await submit(queue, *(f"i{n}" for n in range(20)))
+    batches = [sorted(names(await claim(queue, count=8))) for _ in range(4)]
+    shares = [sum(name.startswith("b") for name in batch) for batch in batches]
+    assert shares == [1, 1, 2, 1]  # the third one is filled up with them
+    assert [len(batch) for batch in batches] == [8, 8, 8, 1]
+
+
 @pytest.mark.parametrize("wait", [0.0, 5.0])
 async def test_a_bulk_job_alone_does_not_wait(queue: Queue, wait: float) -> None:
     await submit(queue, "b", priority="bulk")

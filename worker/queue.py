@@ -47,7 +47,7 @@ _TICKET_LIFETIME_MS = 600_000  # longer than any ticket lives
 _REPLY_MAXLEN = 100_000  # a front trims long before; this bounds the stream of one that hangs
 _MAX_SOLO_DEATHS = 2
 _MAX_CONNECTIONS = 64  # calls beyond them wait for one
-_BULK_TURN = 8  # every so many claims bulk jobs come first, so that they never starve
+_BULK_TURN = 8  # one in so many places, or claims of one, is for bulk jobs, so that they never starve
 _BULK_SHARE = 0.75  # of the capacity: bulk jobs leave room for interactive ones
 _GATEWAY_LIFETIME_MS = 3_000  # a gateway that has not polled for so long shares no slots
 _MOST_QUARANTINED = 10_000
@@ -198,7 +198,7 @@ class Queue:
     async def claim(self, key: str, process: str, count: int, wait: float) -> list[Claimed]:
         """Up to ``count`` waiting jobs, at once; when there are none, wait up to ``wait`` seconds for one.
 
-        Interactive jobs go before bulk ones, which fill the rest, and go first at every eighth claim. A suspect comes
+        Interactive jobs go before bulk ones, which have an eighth of every batch and fill the rest. A suspect comes
         alone. Jobs that do not unpack are dropped here: nobody could be answered.
         """
         try:
