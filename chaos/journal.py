@@ -36,6 +36,7 @@ class Journal:
     requests: dict[int, set[str]] = field(default_factory=lambda: defaultdict(set))
     claimed: dict[int, set[str]] = field(default_factory=lambda: defaultdict(set))
     submitted: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    executed: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     done: Counter[int] = field(default_factory=Counter)
     executions: Counter[str] = field(default_factory=Counter)
     images: Counter[str] = field(default_factory=Counter)
@@ -74,13 +75,14 @@ class Journal:
                 self.requests[int(record["pid"])].discard(record["request_id"])
                 self.done[int(record["pid"])] += 1
                 self._count_upload(record)
-            case "submitted":
+            case "submitted" if record["job"] not in self.executed[node]:  # a front may write later than a model
                 self.submitted[node].add(record["job"])
             case "claimed":
                 self.claimed[int(record["pid"])] |= set(record["jobs"])
             case "executed":
                 self.claimed[int(record["pid"])] -= set(record["jobs"])
                 self.submitted[node] -= set(record["jobs"])
+                self.executed[node] |= set(record["jobs"])
                 self.done[int(record["pid"])] += 1
                 self.executions.update(r for r in record["request_ids"] if r != "heartbeat")
                 self.images[node] += sum(r != "heartbeat" for r in record["request_ids"])
@@ -115,6 +117,7 @@ class Journal:
         """Between two rounds: what the dead held is answered by others, and those will not say so in their name."""
         self.executions.clear()
         self.submitted.clear()
+        self.executed.clear()
         by_process: tuple[dict[int, Any], ...] = (self.requests, self.claimed, self.done)
         for known in by_process:
             for pid in [pid for pid in known if not _is_running(pid)]:
