@@ -90,6 +90,7 @@ class Front:
             capacity=orders.limits.capacity,
         )
         self._uploads: Counter[str] = Counter()  # under way, by ticket
+        self._uploading: Counter[str] = Counter()  # the same by model version
         self._requests = 0
         self._bytes = 0
 
@@ -186,13 +187,13 @@ class Front:
         self._admit(wanted, size)
         self._requests += 1
         self._bytes += size
-        self._reports.uploading[card.key] += 1
+        self._uploading[card.key] += 1
         try:
             digest, tensor = await self._receive(request, wanted, timings)
         finally:
             self._requests -= 1
             self._bytes -= size
-            self._reports.uploading[card.key] -= 1
+            self._uploading[card.key] -= 1
         return Job(
             id=uuid.uuid4().hex,
             inputs={card.input.name: tensor},
@@ -243,7 +244,7 @@ class Front:
         limits, key = self._limits, wanted.card.key
         busy = self._requests >= limits.in_flight or self._bytes + size > limits.in_flight_bytes
         room = limits.capacity if wanted.priority == "interactive" else bulk_capacity(limits.capacity)
-        if busy or self._submissions.depths[key] + self._reports.uploading[key] >= room:
+        if busy or self._submissions.depths[key] + self._uploading[key] >= room:
             raise QueueFull(retry_after=self._wait_of(key))
 
     def _wait_of(self, key: str) -> float:

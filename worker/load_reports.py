@@ -17,8 +17,7 @@ _STATE_LIFETIME = 3.0  # a supervisor that has not spoken for so long is hung
 class LoadReports:
     """What one front reports, from what its supervisor said last and what the queue holds now.
 
-    ``uploading`` counts the requests of each model version whose jobs are still to come; ``depths`` is what is known
-    of the queues between two reports.
+    ``depths`` is what is known of the queues between two reports.
     """
 
     def __init__(
@@ -39,7 +38,6 @@ class LoadReports:
         self._told = float("-inf")
         self._reports: dict[str, LoadReport] = {}
         self.state = NodeState()
-        self.uploading: Counter[str] = Counter()
         self.depths = depths
 
     def __repr__(self) -> str:
