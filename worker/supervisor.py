@@ -318,8 +318,10 @@ class Supervisor:
         while True:
             self._broadcast()
             await asyncio.sleep(TICK)
-            changes = [model.tick(TICK) for model in self.models]
-            if any(changes):
+            changed = [model for model in self.models if model.tick(TICK)]
+            for model in changed:
+                log.warning("model", extra={"model": model.key, "status": model.state.status, "idle": model.state.idle})
+            if changed:
                 self._models_changed()
             for model, keeper in zip(self.models, self._keepers["model"], strict=True):
                 watch.check("model", keeper, model.vitals or model.starting)
