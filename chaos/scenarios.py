@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from statistics import median, quantiles
 
@@ -55,7 +55,7 @@ async def stopped_worker(world: World, rounds: int, *, seconds: float = 8.0) -> 
         name = WORKERS[number % len(WORKERS)]
         pids = [pid for numbers in world.running.node(name).pids.values() for pid in numbers]
         await world.until(partial(_holds, world, pids), "an unanswered job")
-        with _stopped(pids):
+        with stopped(pids):
             until = time.monotonic() + seconds
             ejections.append(await world.until(partial(_is_out, world, name), "its ejection"))
             await asyncio.sleep(until - time.monotonic())
@@ -82,14 +82,16 @@ def _is_out(world: World, name: str) -> bool:
 
 
 @contextmanager
-def _stopped(pids: list[int]) -> Iterator[None]:
+def stopped(pids: list[int]) -> Iterator[None]:
+    """Processes that do nothing for a while."""
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:
         yield
     finally:
         for pid in pids:
-            os.kill(pid, signal.SIGCONT)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
 
 async def consul_away(world: World, seconds: float, *, empty: bool) -> Outcome:

@@ -10,12 +10,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from chaos.scenarios import stopped
 from shoal import AsyncClient, Outcome, errors
 from shoal.client import Mode
 from tests.clusters import Cluster, eventually, eventually_async, is_running, up
@@ -38,18 +37,6 @@ async def _ask(client: AsyncClient, photos: list[bytes]) -> None:
 def _check(outcome: Outcome, photos: list[bytes]) -> None:
     assert outcome.answer is not None, outcome.error
     assert outcome.answer.predictions[0].label == fake_label(photos[outcome.number])
-
-
-@contextmanager
-def _stopped(pids: list[int]) -> Iterator[None]:
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in pids:
-            if is_running(pid):
-                os.kill(pid, signal.SIGCONT)
 
 
 @pytest.mark.parametrize("role", ["model", "front", "redis"])
@@ -84,7 +71,7 @@ async def test_a_stopped_worker_is_left_out_and_comes_back(mode: Mode) -> None:
 
             asking = asyncio.create_task(_ask(client, [photo(seed) for seed in range(60)]))
             await asyncio.sleep(0.15)
-            with _stopped(pids):
+            with stopped(pids):
                 assert await eventually_async(lambda: is_in("silent"), within=5, what="its leaving") < 3
                 await asking
                 await _ask(client, [photo(seed) for seed in range(100, 160)])
@@ -99,7 +86,7 @@ async def test_a_stopped_gateway_is_passed_over(mode: Mode) -> None:
         async with cluster.async_client(mode, timeout=20) as client:
             asking = asyncio.create_task(_ask(client, [photo(seed) for seed in range(60)]))
             await asyncio.sleep(0.15)
-            with _stopped([cluster.pids("gateway")[0]]):
+            with stopped([cluster.pids("gateway")[0]]):
                 await asking
                 await _ask(client, [photo(seed) for seed in range(100, 160)])
 
@@ -111,7 +98,7 @@ async def test_a_paused_gateway_does_not_send_what_is_under_way_again() -> None:
         async with cluster.async_client("proxy", timeout=20) as client:
             asking = asyncio.create_task(_ask(client, [photo(seed) for seed in range(6)]))
             await asyncio.sleep(0.3)
-            with _stopped(cluster.pids("gateway")):
+            with stopped(cluster.pids("gateway")):
                 await asyncio.sleep(3)
             await asking
         assert len(set(_executed(cluster))) == len(_executed(cluster))
@@ -234,7 +221,7 @@ async def test_a_dead_front_s_jobs_are_not_executed_beside_those_that_were_sent_
 
         async with cluster.async_client("proxy") as client:
             (front,) = cluster.pids("front")
-            with _stopped(cluster.pids("model")):
+            with stopped(cluster.pids("model")):
                 asking = asyncio.create_task(_ask(client, photos))
                 await eventually_async(lambda: submitted(8), within=10, what="8 jobs")
                 os.kill(front, signal.SIGKILL)
