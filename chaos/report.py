@@ -14,13 +14,18 @@ _HEAD = """# What was broken, and what was lost
 
 `make chaos` writes this page. It builds a cluster in network namespaces on one machine: two gateways, three workers
 (one of them without a public address) and three Consul servers, each in a host of its own; the client reaches the
-public addresses only. The model is `{model}`. The load is open loop, {rate} distinct images a second, half
-uploaded directly and half through the proxy, with a deadline of 30 s; the workers that survive are at no more than
-{share} of their capacity.
+public addresses only. The model is
+`{model}`. The load is open loop,
+{rate} distinct images a second, half uploaded directly and half through the proxy, with a deadline of 30 s; the workers
+that survive are at no more than {share} of their capacity.
 
 A round of SIGKILL counts only if the victim held at least one unanswered request or job at its death, by its own
 log, and it is followed until every node is ready again and every request that began before is answered. An execution
-counts for a request if a model process logged it, whether its answer was used or not.
+counts for a request if a model process logged it, whether its answer was used or not. Recovery is from the kill until
+the new process has answered and every gateway sees every worker ready; it includes the pause that a process which dies
+again within ten seconds has to wait, and for a gateway the five seconds for which clients avoid it.
+
+Each scenario is the latest run of it: `make chaos` runs all, and `--only` some of them again.
 
 Run on {when}, {machine}.
 """

@@ -219,7 +219,7 @@ async def _goodput(world: World, seconds: float, outcome: Outcome | None = None)
 
 async def bulk_waits(world: World, seconds: float, *, rate: float, bulk_rate: float) -> Outcome:
     """Interactive images alone, and then beside more bulk images than the cluster can execute."""
-    outcome = Outcome("Bulk waits, interactive does not", f"{rate:g}/s interactive beside {bulk_rate:g}/s bulk")
+    outcome = Outcome("Bulk waits, interactive does not", f"{rate:g}/s interactive beside {bulk_rate:.0f}/s bulk")
     outcome.tried = outcome.counted = 1
     world.take_ends()
     world.order(rate=rate, timeout=8)  # whoever is refused would have to wait longer than that
