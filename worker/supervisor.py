@@ -98,7 +98,7 @@ class Supervisor:
             models = self._keepers["model"]
             models += [self._model_keeper(model, redis, queue) for model in self.models]
             await stack.enter_async_context(keeping(*models))
-            await stack.enter_async_context(service.background(self._watch(queue)))
+            await stack.enter_async_context(service.background(self._tell_fronts(), self._watch(queue)))
             if not await _first(self._loaded.wait(), stop.requested()):
                 return
             self._fronts += [
@@ -311,12 +311,17 @@ class Supervisor:
         document: dict[str, Any] = json.loads(msgspec.json.encode(state))
         return document
 
+    async def _tell_fronts(self) -> None:
+        """Once a second, whatever else is slow: without a word from us they count as lost."""
+        while True:
+            self._broadcast()
+            await asyncio.sleep(TICK)
+
     async def _watch(self, queue: Queue) -> None:
-        """Once a second: tell the fronts, look after the children, and keep idle models from looking dead."""
+        """Once a second: look after the children, and keep idle models from looking dead."""
         redis = next(iter(self._keepers["redis"]), None)
         watch = Watch(queue, redis, self._metrics, hang_timeout=self.settings.hang_timeout)
         while True:
-            self._broadcast()
             await asyncio.sleep(TICK)
             changed = [model for model in self.models if model.tick(TICK)]
             for model in changed:
