@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Protocol
 
 from discovery.member import Directory, Member, Role
@@ -34,6 +36,29 @@ class Watch(Protocol):
         """Wait for a snapshot whose index is greater than ``index``."""
 
 
+@dataclass(frozen=True)
+class Value:
+    """A text under a key. ``index`` changes whenever the text does, and is never 0."""
+
+    text: str
+    index: int
+
+
+class ValuesWatch(Protocol):
+    """Following the values whose keys begin alike. Entering its context does not wait."""
+
+    @property
+    def values(self) -> Mapping[str, str] | None:
+        """The current texts by their whole keys; the last good ones while discovery is away, None before the first."""
+
+    @property
+    def index(self) -> int:
+        """Grows with every change that this process saw; 0 before the first snapshot."""
+
+    async def changed(self, index: int) -> Mapping[str, str]:
+        """Wait for a snapshot whose index is greater than ``index``."""
+
+
 class Discovery(Protocol):
     """One backend. Both of its verbs are context managers whose loops survive the backend's absence."""
 
@@ -49,3 +74,21 @@ class Discovery(Protocol):
         Entering raises ``DiscoveryUnavailable`` when there is no first snapshot within the timeout that was
         given to ``discovery.connect``; without one it waits.
         """
+
+    # Values: small texts (at most 512 KiB) that everyone may follow, such as what is published of a model. A key is
+    # made of ``A-Z a-z 0-9 . _ - /``.
+
+    async def value(self, key: str) -> Value | None:
+        """What is under ``key``, now. Raises ``DiscoveryUnavailable``."""
+
+    async def put(self, key: str, text: str, *, index: int) -> bool:
+        """Replace the value that has ``index`` (0: there is none yet), as one step.
+
+        False when it is another one by now. Raises ``DiscoveryUnavailable``.
+        """
+
+    async def delete(self, key: str, *, index: int) -> bool:
+        """Remove the value that has ``index``. False when it is another one by now. Raises ``DiscoveryUnavailable``."""
+
+    def watch_values(self, prefix: str) -> AbstractAsyncContextManager[ValuesWatch]:
+        """Follow all values whose keys begin with ``prefix``."""

@@ -26,22 +26,52 @@ class Tensor(msgspec.Struct, frozen=True):
 
 
 class ImageInput(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How a photo becomes a model's input: uint8 RGB of shape (height, width, 3).
+    """How a photo becomes a model's input: uint8 of shape (height, width, channels), RGB or grey.
 
     ``center`` cuts the centre square whose side is size / (size + margin) of the shorter side, as ImageNet
-    models are evaluated; ``squash`` resizes the whole picture.
+    models are evaluated; ``squash`` resizes the whole picture; ``letterbox`` keeps its proportions, in the middle
+    of a ground whose every channel is ``fill``.
     """
 
     name: str
     height: int
     width: int
-    crop: Literal["center", "squash"] = "center"
+    crop: Literal["center", "squash", "letterbox"] = "center"
     margin: int = 0
-    resample: Literal["bilinear", "bicubic"] = "bilinear"
+    resample: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
+    channels: Literal[1, 3] = 3
+    fill: int = 114
+
+
+class Frame(msgspec.Struct, frozen=True, array_like=True):
+    """What part of a picture a model sees, all in pixels of the upright original of ``width`` x ``height``.
+
+    The model's input covers the box from ``left``, ``top`` to ``right``, ``bottom``; of a letterboxed one it reaches
+    beyond the picture.
+    """
+
+    width: int
+    height: int
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+class Option(msgspec.Struct, frozen=True):
+    """A number that a request may choose for its task: a query parameter, from ``low`` to ``high``."""
+
+    low: float
+    high: float
+    whole: bool = False
 
 
 class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What everyone may know of a loaded model version. ``digest`` is the sha256 of its weights."""
+    """What everyone may know of a loaded model version. ``digest`` is the sha256 of its weights.
+
+    ``options`` are what a request may choose, by name. The predictions of one with ``boxes`` can be drawn into the
+    picture. Of one that is not ``cacheable``, equal images may have different answers.
+    """
 
     model: str
     version: str
@@ -49,6 +79,9 @@ class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
     task: str
     input: ImageInput
     max_batch_size: int
+    options: dict[str, Option] = {}
+    boxes: bool = False
+    cacheable: bool = True
 
     @property
     def key(self) -> str:
@@ -60,7 +93,7 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
 
     ``inputs`` maps input names to tensors. ``submitted`` is on the node's monotonic clock (seconds), and
     ``remaining_ms`` counts from it. ``waiters`` are the reply streams that want the answer. ``digest`` is the sha256
-    of the image as it came. A ``heartbeat`` is nobody's image: it shows that the queue and the model process work.
+    of the image as it came, and ``frame`` says what part of it the tensor shows. A ``heartbeat`` is nobody's image: it shows that the queue and the model process work.
     """
 
     id: str
@@ -77,6 +110,7 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     group: str = ""
     options: dict[str, Any] = {}
     digest: str = ""
+    frame: Frame | None = None
     heartbeat: bool = False
 
     @property

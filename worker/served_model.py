@@ -24,7 +24,7 @@ class ServedModel:
     def __init__(self, text: str, *, load_timeout: float) -> None:
         self.specification = Specification.parse(text)
         self.text = text
-        self.key = model_key(self.specification.model, self.specification.entry.version)
+        self.key = model_key(self.specification.model, self.specification.version)
         self.state = ModelState(status="loading")
         self.process = ""
         self.reason = ""

@@ -1,13 +1,14 @@
 """The models that ship with Shoal, and how a name on the command line becomes a loaded one.
 
-A specification is a name with optional parameters, written like a URL's query:
-``lite0``, ``fake?seconds_per_execution=0.02``.
+A specification is a name with optional parameters, written like a URL's query (``lite0``,
+``fake?seconds_per_execution=0.02``), or the path of a version's folder (``./digits/1``), which has a ``model.toml``.
 """
 
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import parse_qsl
 
 from worker.models.runtime import Runtime
@@ -31,25 +32,36 @@ CATALOGUE = {
 
 @dataclass(frozen=True)
 class Specification:
-    """A model as a setting names it: which, and with what parameters."""
+    """Which model version to load: a shipped one with its parameters, or what lies in a version's folder."""
 
     model: str
-    parameters: dict[str, str]
+    version: str
+    parameters: dict[str, str] = field(default_factory=dict)
+    folder: str = ""
 
     @classmethod
     def parse(cls, text: str) -> Specification:
-        """Raises ``ValueError`` with a message for people when the model is not in the catalogue."""
+        """What a setting names. Raises ``ValueError`` with a message for people when there is no such model."""
+        if "/" in text:
+            from worker.models import manifest
+
+            folder = Path(text).expanduser().absolute()
+            name, version = manifest.named(folder)
+            return cls(name, version, folder=str(folder))
         name, _, query = text.partition("?")
         if name not in CATALOGUE:
-            raise ValueError(f"unknown model {name!r}; there are {', '.join(sorted(CATALOGUE))}")
-        return cls(name, dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))))
-
-    @property
-    def entry(self) -> Entry:
-        return CATALOGUE[self.model]
+            raise ValueError(
+                f"unknown model {name!r}; there are {', '.join(sorted(CATALOGUE))}, and folders with a model.toml"
+            )
+        parameters = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
+        return cls(name, CATALOGUE[name].version, parameters)
 
     def load(self) -> Runtime:
-        """Import the model's module and load it. Only a model process calls this."""
-        module = importlib.import_module(self.entry.module)
-        runtime: Runtime = module.load(version=self.entry.version, **self.parameters)
+        """Import what the model needs and load it. Only a model process calls this."""
+        if self.folder:
+            from worker.models import published
+
+            return published.load(Path(self.folder), model=self.model, version=self.version)
+        module = importlib.import_module(CATALOGUE[self.model].module)
+        runtime: Runtime = module.load(version=self.version, **self.parameters)
         return runtime

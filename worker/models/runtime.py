@@ -6,15 +6,32 @@ TensorFlow (or anything heavy) at the top of a runtime's module is fine, and imp
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from shoal.wire import ModelCard
+from shoal.wire import Frame, ModelCard
 
 Array = npt.NDArray[Any]
+
+
+class OutOfMemory(RuntimeError):
+    """The device has no memory for a batch of this size; a smaller one may fit."""
+
+
+class DeviceLost(RuntimeError):
+    """The device answers no more in this process: only another process may help."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked about one image: the options of its request, and what part of the picture the tensor shows."""
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    frame: Frame | None = None
 
 
 class Runtime(Protocol):
@@ -27,13 +44,13 @@ class Runtime(Protocol):
     def warm_up(self) -> None:
         """Execute every batch size once that will be used, so that the first request is as fast as the rest."""
 
-    def run(self, batch: Array, options: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    def run(self, batch: Array, asked: Sequence[Asked]) -> list[dict[str, Any]]:
         """Execute one batch.
 
-        ``batch`` is uint8 RGB of shape (n, height, width, 3), n from 1 to ``card.max_batch_size``;
-        ``options`` holds each image's request options (``top_k``). Returns n JSON-ready answers in order:
-        a classification is ``{"predictions": [{"label", "index", "probability"}, …]}``, an embedding
-        ``{"embedding": [float, …]}``. Whatever it raises becomes ``model_failed`` for the callers.
+        ``batch`` is uint8 of shape (n, height, width, channels), n from 1 to ``card.max_batch_size``; ``asked`` is
+        what is asked about each image. Returns n JSON-ready answers in order, of the task's shape
+        (``worker/models/tasks``). Raises ``OutOfMemory`` or ``DeviceLost`` for those; whatever else it raises
+        becomes ``model_failed`` for the callers.
         """
 
 
