@@ -120,7 +120,7 @@ MUTANTS = (
     Mutant(
         "a quarantined image is refused",
         "worker/queue_scripts/submit.lua",
-        "if redis.call('HEXISTS', quarantine, digest) == 1 then return {'quarantined', depth} end\n",
+        "if quarantined > 0 then return {'quarantined', depth, quarantined} end\n",
         "",
         "tests/test_queue.py::test_a_quarantined_image_is_refused_until_it_is_released[valkey]",
     ),
@@ -134,7 +134,7 @@ MUTANTS = (
     Mutant(
         "bulk jobs leave room for interactive ones",
         "worker/queue.py",
-        'room = capacity if job.priority == "interactive" else bulk_capacity(capacity)',
+        'room = capacity if offers[0].priority == "interactive" else bulk_capacity(capacity)',
         "room = capacity",
         "tests/test_queue.py::test_bulk_jobs_leave_room_for_interactive_ones[valkey]",
     ),
