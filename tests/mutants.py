@@ -64,7 +64,7 @@ MUTANTS = (
     Mutant(
         "a job's reply goes to its own request",
         "worker/submissions.py",
-        "self._pending.get(reply.job)",
+        "self._pending.get(name)",
         "next(iter(self._pending.values()), None)",
         "tests/test_cluster.py::test_every_image_gets_its_own_answer[proxy]",
     ),

@@ -88,9 +88,8 @@ class Queue:
         )
         if isinstance(outcome, Refused):
             return outcome
-        (submitted,) = outcome
-        assert isinstance(submitted, Submitted)
-        return submitted
+        assert isinstance(outcome[0], Submitted)
+        return outcome[0]
 
     async def submit_all(
         self,

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from shoal.wire import ImageInput, ModelCard
+from shoal.wire import ImageInput, ModelCard, Option
 from worker.models.parameters import Parameters, count, seconds, top_k_of
 from worker.models.runtime import Array, Runtime
 
@@ -96,6 +96,7 @@ def load(*, version: str, **parameters: str) -> Runtime:
         task="classification",
         input=ImageInput(name="image", height=size, width=size, crop="squash"),
         max_batch_size=max_batch_size,
+        options={"top_k": Option(1, 1000, whole=True)},
     )
     return Fake(card, seconds_per_execution, seconds_per_image, crash_on, fail_on, hang_on)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shoal.wire import ImageInput, ModelCard
+from shoal.wire import ImageInput, ModelCard, Option
 from worker.models import efficientnet_lite, imagenet
 from worker.models.keras_runtime import KerasRuntime, use_threads
 from worker.models.parameters import Parameters, count
@@ -28,5 +28,6 @@ def load(*, version: str, **parameters: str) -> Runtime:
         task="classification",
         input=ImageInput("image", variant.size, variant.size, "center", efficientnet_lite.MARGIN, "bicubic"),
         max_batch_size=max_batch_size,
+        options={"top_k": Option(1, 1000, whole=True)},
     )
     return KerasRuntime(efficientnet_lite.build("lite0"), card, imagenet.classify)
