@@ -93,7 +93,8 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
 
     ``inputs`` maps input names to tensors. ``submitted`` is on the node's monotonic clock (seconds), and
     ``remaining_ms`` counts from it. ``waiters`` are the reply streams that want the answer. ``digest`` is the sha256
-    of the image as it came, and ``frame`` says what part of it the tensor shows. A ``heartbeat`` is nobody's image: it shows that the queue and the model process work.
+    of the image as it came, and ``frame`` says what part of it the tensor shows. A ``heartbeat`` is nobody's image: it
+    shows that the queue and the model process work.
     """
 
     id: str

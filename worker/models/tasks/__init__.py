@@ -12,7 +12,6 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from shoal.wire import Option
-from worker.models.networks import Spec
 from worker.models.runtime import Array, Asked
 
 __all__ = ["TASKS", "Task", "module_of"]
