@@ -94,7 +94,7 @@ class ServedModel:
         self.has_failed = False
         self.is_hidden = False
         self.retired = asyncio.Event()
-        self._last = self.state
+        self._noted: Status = "loading"
 
     def __repr__(self) -> str:
         return f"<ServedModel {self.key} {self.state.status}>"
@@ -136,11 +136,15 @@ class ServedModel:
         return max((process.seconds_per_image for process in self.processes), default=0.0) / max(1, len(self.processes))
 
     def tick(self, seconds: float) -> bool:
-        """Time has passed. Returns whether the status has changed with it."""
+        """Time has passed. Returns whether the status is another one than when it was noted."""
         for process in self.processes:
             process.tick(seconds)
-        before, self._last = self._last, self.state
-        return before.status != self._last.status
+        return self.state.status != self._noted
+
+    def note(self) -> Status:
+        """The status, which has been dealt with from now on."""
+        self._noted = self.state.status
+        return self._noted
 
     def fail(self, reason: str) -> None:
         """It is not served, until something else is published."""

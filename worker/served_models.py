@@ -157,7 +157,7 @@ class ServedModels:
 
     def _status_changed(self) -> None:
         for model in self:
-            self._metrics.model_ready.labels(model.key).set(model.state.status == "ready")
+            self._metrics.model_ready.labels(model.key).set(model.note() == "ready")
         if self._group is not None:
             self.reconcile()
         self._changed()
