@@ -46,13 +46,13 @@ class Orders(msgspec.Struct, frozen=True):
 class Executor:
     """Turns claimed jobs into replies. A batch that raises is split until the culprit is alone."""
 
-    def __init__(self, runtime: Runtime, queue: Queue, process: str, metrics: ModelMetrics) -> None:
+    def __init__(self, runtime: Runtime, queue: Queue, process: str, metrics: ModelMetrics, *, size: int) -> None:
         self._runtime = runtime
         self._queue = queue
         self._process = process
         self._metrics = metrics
         self._key = runtime.card.key
-        self._size = runtime.card.max_batch_size
+        self._size = size
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
         self.images = 0
         self.seconds = 0.0
@@ -231,14 +231,14 @@ async def _main() -> int:
     orders = msgspec.json.decode(await anext(lines), type=Orders)
     logs.configure(orders.log_level, role="model", model_process=orders.process, pid=str(os.getpid()))
     try:
-        runtime, seconds_per_image = await asyncio.to_thread(_load, orders.specification)
+        runtime, size, seconds_per_image = await asyncio.to_thread(_load, orders.specification)
     except Exception as error:
         log.exception("the model does not load")
         processes.tell_parent({"event": "failed", "reason": str(error)})
         return 1
     metrics = ModelMetrics(CollectorRegistry())
     async with Queue.connect(orders.redis) as queue:
-        executor = Executor(runtime, queue, orders.process, metrics)
+        executor = Executor(runtime, queue, orders.process, metrics, size=size)
         with contextlib.closing(executor):
             card = json.loads(msgspec.json.encode(runtime.card))
             processes.tell_parent({"event": "ready", "card": card, "seconds_per_image": seconds_per_image})
@@ -247,19 +247,31 @@ async def _main() -> int:
     return 0
 
 
-def _load(specification: Specification) -> tuple[Runtime, float]:
-    """The warm model, and what an image costs in a full batch, until real ones tell."""
+def _load(specification: Specification) -> tuple[Runtime, int, float]:
+    """The warm model, the largest batch that fits the device, and what an image costs in it, until real ones tell."""
     started = time.monotonic()
     runtime = specification.load()
     runtime.warm_up()
-    size = runtime.card.max_batch_size
-    spec = runtime.card.input
-    images = np.zeros((size, spec.height, spec.width, spec.channels), dtype=np.uint8)
     loaded = time.monotonic()
-    runtime.run(images, [Asked()] * size)
-    seconds_per_image = (time.monotonic() - loaded) / size
-    log.info("loaded", extra={"model": runtime.card.key, "seconds": round(loaded - started, 2)})
-    return runtime, seconds_per_image
+    size, seconds = largest_batch(runtime)
+    log.info("loaded", extra={"model": runtime.card.key, "seconds": round(loaded - started, 2), "batch_size": size})
+    return runtime, size, seconds / size
+
+
+def largest_batch(runtime: Runtime) -> tuple[int, float]:
+    """The largest batch, of its maximum halved again and again, for which there is memory, and its seconds."""
+    spec, size = runtime.card.input, runtime.card.max_batch_size
+    while True:
+        images = np.zeros((size, spec.height, spec.width, spec.channels), dtype=np.uint8)
+        began = time.monotonic()
+        try:
+            runtime.run(images, [Asked()] * size)
+        except OutOfMemory:
+            if size == 1:
+                raise
+            size //= 2
+        else:
+            return size, time.monotonic() - began
 
 
 if __name__ == "__main__":
