@@ -44,7 +44,14 @@ ONLY_IN: dict[str, set[str]] = {
     "tensorflow": {"worker/models/keras_runtime.py", "worker/models/efficientnet_lite.py"},
     "keras": {"worker/models/keras_runtime.py", "worker/models/efficientnet_lite.py"},
     "jwt": {"shoal/tickets.py"},
-    "pydantic": {"shoal/settings.py", "worker/models/manifest.py"},
+    "pydantic": {
+        "shoal/settings.py",
+        "worker/models/manifest.py",
+        "worker/models/tasks/classification.py",
+        "worker/models/tasks/detection.py",
+        "worker/models/tasks/settings.py",
+        "worker/models/tasks/tensors.py",
+    },
     "tomli_w": {"worker/models/manifest.py"},
     "pydantic_settings": {"shoal/settings.py"},
     "prometheus_client": {
