@@ -57,6 +57,7 @@ ONLY_IN: dict[str, set[str]] = {
         "worker/models/tasks/settings.py",
         "worker/models/tasks/tensors.py",
     },
+    "tomli_w": {"worker/models/manifest.py"},
     "pydantic_settings": {"shoal/settings.py"},
     "prometheus_client": {
         "shoal/metrics.py",
