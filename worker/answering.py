@@ -9,7 +9,7 @@ from aiohttp import web
 
 from shoal import http, logs
 from shoal.metrics import FrontMetrics
-from worker.asking import Shape, Wanted
+from worker.asking import Wanted
 from worker.submissions import Answered
 from worker.timings import Timings
 
@@ -34,8 +34,9 @@ def measure(answers: Sequence[Answered], wanted: Wanted, timings: Timings, metri
                 metrics.shared.labels(key).inc()
 
 
-def document(answers: Sequence[Answered], wanted: Wanted, timings: Timings, *, worker: str, many: bool) -> object:
-    """The answer as JSON-ready data, in the shape that was asked for."""
+def document(answers: Sequence[Answered], wanted: Wanted, timings: Timings, *, worker: str) -> object:
+    """The answer as JSON-ready data, in the shape that was asked for; of several images a list."""
+    many = len(answers) > 1
     if wanted.shape == "pairs":
         lists = [_pairs(answered.reply.answer or {}) for answered in answers]
         return lists if many else lists[0]
@@ -62,10 +63,6 @@ def picture(jpeg: bytes, wanted: Wanted, worker: str, said: dict[str, str]) -> w
     """The picture with its boxes, and what the document would say of where it comes from."""
     about = {"Shoal-Model": wanted.card.model, "Shoal-Version": wanted.card.version, "Shoal-Worker": worker}
     return web.Response(body=jpeg, content_type="image/jpeg", headers={**about, **said})
-
-
-def shape_of(path: str) -> Shape:
-    return "pairs" if path == "/" else "whole"
 
 
 def _provenance(answered: Answered) -> dict[str, Any]:

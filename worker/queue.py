@@ -237,6 +237,12 @@ class Queue:
                 if not str(error).startswith("BUSYGROUP"):
                     raise
 
+    async def forget_model(self, key: str) -> None:
+        """Delete everything of a model version that is not served any more."""
+        names = [*streams_of(key), bytes_of(key), arrived_of(key), quarantine_of(key), claims_of(key)]
+        with translated():
+            await self._scripts["forget"](names, [])
+
     async def claim(self, key: str, process: str, count: int, wait: float) -> list[Claimed]:
         """Up to ``count`` waiting jobs, at once; when there are none, wait up to ``wait`` seconds for one.
 
@@ -350,14 +356,8 @@ class Queue:
     async def reply(self, job: Job, reply: Reply) -> None:
         """Answer a job that is no longer in the queue."""
         with translated():
-            if job.flight:
-                await self._scripts["reply"]([], [job.flight, pack(reply), _REPLY_LIFETIME_MS, _REPLY_MAXLEN])
-                return
-            async with self._client.pipeline(transaction=True) as pipe:
-                for waiter in job.waiters:
-                    pipe.xadd(replies_of(waiter), {"reply": pack(reply)})
-                    pipe.pexpire(replies_of(waiter), _REPLY_LIFETIME_MS)
-                await pipe.execute()
+            argv: list[Any] = [job.flight, pack(reply), _REPLY_LIFETIME_MS, _REPLY_MAXLEN]
+            await self._scripts["reply"]([replies_of(waiter) for waiter in job.waiters], argv)
 
     async def replies(self, front: str, after: bytes, wait: float) -> tuple[bytes, list[bytes]]:
         """The packed replies for ``front`` that came after the entry ``after``, and the last one's entry."""

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from aiohttp import web
@@ -76,20 +77,19 @@ class Receiver:
         """The sha256 of each."""
         if sum(map(len, images)) < _LARGE:
             return _digests(images)
-        return await self.in_thread(lambda: _digests(images))
+        return await self.in_thread(partial(_digests, images))
 
     async def decode(self, images: Sequence[tuple[int, bytes]], wanted: Wanted, *, many: bool) -> list[Decoded]:
         """The inputs of numbered images. Raises ``UnsupportedImage``, ``InvalidImage``, or ``TooManyPixels`` when one
         has too many, or all together; of many images it says which."""
         most, card, deadline = self._limits.max_pixels, wanted.card, wanted.deadline
         if many:
-            sizes = [self._numbered(number, lambda d=data: pixels_of(d, max_pixels=most)) for number, data in images]
+            sizes = [self._numbered(n, partial(pixels_of, data, max_pixels=most)) for n, data in images]
             if sum(await together(sizes)) > most:
                 raise TooManyPixels(f"The images have more than {most} pixels together.")
-            decoding = [self._numbered(n, lambda d=data: _decode(d, card, deadline, most)) for n, data in images]
-            return await together(decoding)
+            return await together([self._numbered(n, partial(_decode, d, card, deadline, most)) for n, d in images])
         (_, data), *_ = images
-        return [await self.in_thread(lambda: _decode(data, card, deadline, most))]
+        return [await self.in_thread(partial(_decode, data, card, deadline, most))]
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         """``work`` in one of the decode threads."""
@@ -106,9 +106,7 @@ def _decode(data: bytes, card: ModelCard, deadline: float, max_pixels: int) -> D
     if time.monotonic() > deadline:
         raise DeadlineExceeded
     pixels, frame = decode(data, card.input, max_pixels=max_pixels)
-    return Decoded(
-        hashlib.sha256(data).hexdigest(), Tensor(str(pixels.dtype), pixels.shape, pixels.tobytes()), frame
-    )
+    return Decoded(hashlib.sha256(data).hexdigest(), Tensor(str(pixels.dtype), pixels.shape, pixels.tobytes()), frame)
 
 
 def _digests(images: Sequence[bytes]) -> list[str]:
@@ -130,5 +128,5 @@ def _urls(body: bytes, most: int) -> list[str]:
         case {"urls": [str(), *_] as urls} if len(document) == 1 and all(isinstance(url, str) for url in urls):
             if len(urls) > most:
                 raise InvalidRequest(f"There are more than {most} URLs.")
-            return urls
+            return list(urls)
     raise InvalidRequest('The body is {"url": "https://…"} or {"urls": ["https://…", …]}, and nothing else.')

@@ -17,7 +17,16 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 _MAX_CONNECTIONS = 64  # calls beyond them wait for one
 
 _SCRIPTS = ("claim", "cancel", "observe")
-_SHARING_SCRIPTS = ("submit", "finish", "leave", "abandon", "reclaim", "reply", "cache")  # begin with sharing.lua
+_SHARING_SCRIPTS = (
+    "submit",
+    "finish",
+    "leave",
+    "abandon",
+    "reclaim",
+    "reply",
+    "cache",
+    "forget",
+)  # begin with sharing.lua
 
 
 class QueueUnavailable(Exception):

@@ -350,4 +350,3 @@ class Submissions:
 def _refusal(refused: Refused) -> ShoalError:
     error = _REFUSALS[refused.reason]
     return error(f"Image {refused.number}: {error.summary}") if refused.number > 1 else error()
-
