@@ -108,7 +108,7 @@ async def node(
     resolve: Resolve = resolve,
     **limits: Any,
 ) -> AsyncIterator[Node]:
-    """Fronts and executors over ``server``. Without ``executing`` nothing is claimed until ``Node.executing`` is called."""
+    """Fronts and executors over ``server``. Unless ``executing``, nothing is claimed until ``Node.executing``."""
     chosen = msgspec.structs.replace(LIMITS, **limits)
     stop, begin = service.Stop(), asyncio.Event()
     if executing:

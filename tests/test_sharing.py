@@ -189,7 +189,7 @@ async def test_one_that_leaves_takes_nothing_from_the_others(
     async with node(server, fake(), fronts=2, executing=False, **CACHING) as on:
         tasks = asking(on, 1, 1)
         await until_waiting(redis, 1)
-        tasks += asking(on, 1, 50)[1:]
+        tasks += [asyncio.create_task(on.post(front=n % 2, data=photo(1))) for n in range(1, 50)]
         await until_waiting(redis, 50)
         tasks[victim].cancel()
         await until_waiting(redis, 49)
