@@ -19,7 +19,7 @@ _ENOUGH_SECONDS = 5.0
 
 
 class Batches:
-    """A network, and the sizes in which it is executed: its own if that is fixed, a few warmed ones if it pads, else any.
+    """A network, and the sizes in which it is executed: its own fixed one, a few warmed ones if it pads, else any.
 
     Raises ``NotLoadable`` for outputs that are not one entry for each image.
     """
