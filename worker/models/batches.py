@@ -38,6 +38,8 @@ class Batches:
         self._plans: dict[int, tuple[int, ...]] = {}
 
     def __repr__(self) -> str:
+        if self._is_any_size:
+            return "any batch size"
         return ", ".join(f"{size}: {cost * 1000:.1f} ms" for size, cost in self._costs.items())
 
     def warm_up(self, image: Array) -> None:
