@@ -91,7 +91,9 @@ def save_torchscript(path: Path, *, one_by_one: bool = False) -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.jit.trace(Net().eval(), torch.zeros(1, HEIGHT, WIDTH, 3), check_trace=False).save(str(path))
+        example = torch.zeros(1, HEIGHT, WIDTH, 3)
+        traced = torch.jit.trace(Net().eval(), example, check_trace=False)  # type: ignore[no-untyped-call, unused-ignore]
+        traced.save(str(path))
 
 
 def save_onnx(path: Path, *, batch: int | str = "n", dtype: str = "FLOAT", width: int = WIDTH) -> None:
@@ -139,14 +141,14 @@ class Model:
         convolved = np.maximum(np.einsum("nhwcij,ijck->nhwk", windows, self.kernel) + self.bias, 0)
         return convolved.mean(axis=(1, 2)) @ self.dense + self.offset
 '''
-LOADING = '''
+LOADING = """
 import numpy as np
 
 
 def arrays(folder):
     with np.load(folder / "weights.npz") as file:
         return [file[name] for name in ("kernel", "bias", "dense", "offset")]
-'''
+"""
 
 
 def save_python(path: Path) -> None:
