@@ -52,9 +52,11 @@ ONLY_IN: dict[str, set[str]] = {
     "pydantic": {
         "shoal/settings.py",
         "worker/models/manifest.py",
+        "worker/models/tasks/boxes.py",
         "worker/models/tasks/classification.py",
         "worker/models/tasks/detection.py",
         "worker/models/tasks/settings.py",
+        "worker/models/tasks/ssd.py",
         "worker/models/tasks/tensors.py",
     },
     "tomli_w": {"worker/models/manifest.py"},
