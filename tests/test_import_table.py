@@ -43,6 +43,7 @@ ONLY_IN: dict[str, set[str]] = {
     "gevent": {"loadtest/arrivals.py", "loadtest/roles.py", "loadtest/run.py"},
     "tensorflow": {"worker/models/keras_runtime.py", "worker/models/efficientnet_lite.py"},
     "keras": {"worker/models/keras_runtime.py", "worker/models/efficientnet_lite.py"},
+    "fsspec": {"worker/repository/objects.py"},
     "jwt": {"shoal/tickets.py"},
     "pydantic": {"shoal/settings.py"},
     "pydantic_settings": {"shoal/settings.py"},
