@@ -7,7 +7,15 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-from discovery.backend import Discovery, DiscoveryRefused, DiscoveryUnavailable, Membership, Watch
+from discovery.backend import (
+    Discovery,
+    DiscoveryRefused,
+    DiscoveryUnavailable,
+    Membership,
+    Value,
+    ValuesWatch,
+    Watch,
+)
 from discovery.member import Directory, Member, Role
 
 __all__ = [
@@ -18,6 +26,8 @@ __all__ = [
     "Member",
     "Membership",
     "Role",
+    "Value",
+    "ValuesWatch",
     "Watch",
     "connect",
 ]

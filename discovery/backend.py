@@ -45,7 +45,11 @@ class Value:
 
 
 class ValuesWatch(Protocol):
-    """Following the values whose keys begin alike. Entering its context does not wait."""
+    """Following the values whose keys begin alike. Entering its context does not wait.
+
+    A store that was emptied from outside, or replaced by another, takes nothing away: what it held is kept until the
+    new one says something of the same key, or until this process ends.
+    """
 
     @property
     def values(self) -> Mapping[str, str] | None:
@@ -76,7 +80,7 @@ class Discovery(Protocol):
         """
 
     # Values: small texts (at most 512 KiB) that everyone may follow, such as what is published of a model. A key is
-    # made of ``A-Z a-z 0-9 . _ - /``.
+    # made of at most 200 of ``A-Z a-z 0-9 . _ - /``; anything else is a ``ValueError``.
 
     async def value(self, key: str) -> Value | None:
         """What is under ``key``, now. Raises ``DiscoveryUnavailable``."""
@@ -88,7 +92,10 @@ class Discovery(Protocol):
         """
 
     async def delete(self, key: str, *, index: int) -> bool:
-        """Remove the value that has ``index``. False when it is another one by now. Raises ``DiscoveryUnavailable``."""
+        """Remove the value that has ``index``, if there still is one, as one step.
+
+        False when it is another one by now. Raises ``DiscoveryUnavailable``.
+        """
 
     def watch_values(self, prefix: str) -> AbstractAsyncContextManager[ValuesWatch]:
         """Follow all values whose keys begin with ``prefix``."""

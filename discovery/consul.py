@@ -13,6 +13,7 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -21,15 +22,15 @@ import consul.base
 
 from discovery.backend import DiscoveryRefused, DiscoveryUnavailable
 from discovery.background import Reachability, background, repeat
+from discovery.blocking_query import PAUSE, WAIT, advance
+from discovery.consul_values import ConsulValues
 from discovery.latest import Latest
 from discovery.member import Member, Role
 from discovery.registration import check_id, definition, holds, member_from, service_id, service_name
 
-WAIT = 50  # seconds of a blocking query; Consul adds up to a sixteenth
 REQUEST_TIMEOUT = 10.0  # without a leader, Consul holds a request for 7 s before it says so
 LEAVE_TIMEOUT = 2.0
 RECONCILE = 2.0
-QUERY_PAUSE = 0.1  # at most ten queries a second, however fast the fleet changes
 
 log = logging.getLogger(__name__)
 
@@ -127,12 +128,13 @@ async def connect_consul(
         yield ConsulDiscovery(client, agent.url, service_prefix, check_interval, snapshot_timeout)
 
 
-class ConsulDiscovery:
-    """Membership and watches at one agent, as long as the context of ``connect_consul`` is open."""
+class ConsulDiscovery(ConsulValues):
+    """Membership, watches and values at one agent, as long as the context of ``connect_consul`` is open."""
 
     def __init__(
         self, client: Any, url: str, prefix: str, check_interval: float, snapshot_timeout: float | None
     ) -> None:
+        super().__init__(client, partial(_translated, url), prefix)
         self._client, self._url, self._prefix = client, url, prefix
         self._check_interval, self._snapshot_timeout = check_interval, snapshot_timeout
 
@@ -160,7 +162,7 @@ class ConsulDiscovery:
             latest.publish(await query.next())
             await query.hint_if_empty(len(latest.directory))
 
-        loop = repeat(follow, every=QUERY_PAUSE, reachability=reachability)
+        loop = repeat(follow, every=PAUSE, reachability=reachability)
         async with background(loop, f"watch {role}"):
             await latest.first(self._snapshot_timeout, reachability)
             yield latest
@@ -271,12 +273,6 @@ class _Query:
             self._hinted = False
         else:
             log.warning(_EMPTY_HINT, self._service)
-
-
-def advance(last: int, answered: str | int) -> int:
-    """The index to wait for next: 0, which does not wait, when it went backwards (Consul was reset)."""
-    index = max(1, int(answered))
-    return index if index >= last else 0
 
 
 @contextmanager

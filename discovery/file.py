@@ -17,31 +17,30 @@ import logging
 import os
 import stat
 import threading
-import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from discovery.background import Reachability, background, repeat
+from discovery.file_values import FileValues
+from discovery.folders import READ, WRITE_NEW, locked, opened
 from discovery.latest import Latest
 from discovery.member import Member, Role
 
 POLL = 0.25
 RECONCILE = 0.5
-DIRECTORY_LOCK_TIMEOUT = 2.0
 LARGEST_FILE = 1 << 20
 
 log = logging.getLogger(__name__)
 
 _Known = tuple[bytes | None, Member | str]  # a file's content, and its member or what is wrong with it
 
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a foreign FIFO must not block the open
 
-
-class FileDiscovery:
-    """Membership by a locked file in ``directory``, which the first member creates."""
+class FileDiscovery(FileValues):
+    """Membership by a locked file in ``directory``, which the first member creates; values in a folder of it."""
 
     def __init__(self, directory: Path, *, snapshot_timeout: float | None = None) -> None:
+        super().__init__(directory / "values")
         self._directory, self._snapshot_timeout = directory, snapshot_timeout
 
     def __repr__(self) -> str:
@@ -123,7 +122,7 @@ class FileMembership:
     def _taken(self) -> bool:
         """Two living owners of a name must not push each other out for ever."""
         try:
-            file = os.open(self._directory / _file_name(self._member), _READ)
+            file = os.open(self._directory / _file_name(self._member), READ)
         except OSError:
             return False
         try:
@@ -142,9 +141,8 @@ class FileMembership:
         self._directory.mkdir(parents=True, exist_ok=True)
         member, name = self._member, _file_name(self._member)
         temporary = f".{name}.tmp"
-        with _locked(self._directory) as directory:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-            file = os.open(temporary, flags, 0o644, dir_fd=directory)
+        with locked(self._directory) as directory:
+            file = os.open(temporary, WRITE_NEW, 0o644, dir_fd=directory)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 with os.fdopen(file, "wb", closefd=False) as stream:
@@ -164,7 +162,7 @@ class FileMembership:
             if self._file is None:
                 return
             try:
-                with suppress(OSError), _locked(self._directory) as directory:
+                with suppress(OSError), locked(self._directory) as directory:
                     _remove_if_same(directory, _file_name(self._member), os.fstat(self._file))
             finally:
                 os.close(self._file)
@@ -183,8 +181,7 @@ class _Scan:
 
     def read(self) -> list[Member]:
         before, self._known = self._known, {}
-        directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
+        with opened(self._directory) as directory:
             with os.scandir(directory) as entries:
                 names = [entry.name for entry in entries]
             for name in names:
@@ -194,15 +191,13 @@ class _Scan:
                         self._known[name] = known
                     if known is not None and known != before.get(name) and isinstance(known[1], str):
                         log.warning("ignored %r in %s: it %s", name, self._directory, known[1])
-        finally:
-            os.close(directory)
         return [found for _, found in self._known.values() if isinstance(found, Member)]
 
     def _look(self, directory: int, name: str, known: _Known | None) -> _Known | None:
         """What is in the file; none if it is gone or its owner is."""
         for _ in range(3):
             try:
-                file = os.open(name, _READ, dir_fd=directory)
+                file = os.open(name, READ, dir_fd=directory)
             except FileNotFoundError:
                 return None
             except OSError as error:
@@ -275,22 +270,3 @@ def _remove_dead(directory: int, name: str, status: os.stat_result) -> bool:
         return False
     finally:
         fcntl.flock(directory, fcntl.LOCK_UN)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[int]:
-    """The directory's descriptor, locked. All work is relative to it, even when the path is another by then."""
-    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        give_up = time.monotonic() + DIRECTORY_LOCK_TIMEOUT
-        while True:
-            try:
-                fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > give_up:
-                    raise
-                time.sleep(0.01)
-        yield directory
-    finally:
-        os.close(directory)

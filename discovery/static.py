@@ -6,8 +6,12 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
+from discovery.backend import DiscoveryUnavailable, Value
 from discovery.latest import Latest
 from discovery.member import Member, Role
+from discovery.values import LatestValues, check_key, check_prefix
+
+_KEEPS_NONE = "static:// keeps no values: publish models with file:// or consul:// discovery"
 
 
 class StaticMembership:
@@ -41,6 +45,22 @@ class StaticDiscovery:
     async def watch(self, role: Role) -> AsyncIterator[Latest]:
         latest = Latest(role)
         latest.publish(member for member in self._members if member.role == role)
+        yield latest
+
+    async def value(self, key: str) -> Value | None:
+        check_key(key)
+        return None
+
+    async def put(self, key: str, text: str, *, index: int) -> bool:
+        raise DiscoveryUnavailable(_KEEPS_NONE)
+
+    async def delete(self, key: str, *, index: int) -> bool:
+        raise DiscoveryUnavailable(_KEEPS_NONE)
+
+    @asynccontextmanager
+    async def watch_values(self, prefix: str) -> AsyncIterator[LatestValues]:
+        latest = LatestValues(check_prefix(prefix))
+        latest.settle("", {})
         yield latest
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from discovery import DiscoveryUnavailable, Member, connect
-from discovery.consul import ConsulAgent, advance
+from discovery.blocking_query import advance
+from discovery.consul import ConsulAgent
 from discovery.registration import LONGEST_META_VALUE, definition, holds, member_from, meta, tagged_addresses, tags
 from tests.consul_server import ConsulServer, has_ipv6
 from tests.discovery_tools import consul_binary, readiness, until, until_names, worker
