@@ -45,7 +45,14 @@ ONLY_IN: dict[str, set[str]] = {
     "keras": {"worker/models/keras_runtime.py", "worker/models/efficientnet_lite.py"},
     "fsspec": {"worker/repository/objects.py"},
     "jwt": {"shoal/tickets.py"},
-    "pydantic": {"shoal/settings.py"},
+    "pydantic": {
+        "shoal/settings.py",
+        "worker/models/manifest.py",
+        "worker/models/tasks/classification.py",
+        "worker/models/tasks/detection.py",
+        "worker/models/tasks/settings.py",
+        "worker/models/tasks/tensors.py",
+    },
     "pydantic_settings": {"shoal/settings.py"},
     "prometheus_client": {
         "shoal/metrics.py",
