@@ -39,7 +39,7 @@ class Task(msgspec.Struct, frozen=True):
 
     def decode(self, data: bytes) -> Array:
         """uint8 RGB of shape (height, width, 3) from an image file's bytes."""
-        return images.decode(data, self.input, max_pixels=_MAX_PIXELS)
+        return images.decode(data, self.input, max_pixels=_MAX_PIXELS)[0]
 
 
 def load(model: str) -> Runtime:

@@ -38,7 +38,7 @@ from shoal.errors import (
     WrongTask,
 )
 from shoal.tickets import Ticket, Verifier
-from shoal.wire import Job, ModelCard, ModelState, NodeState, Priority, Reply, Tensor, model_key
+from shoal.wire import Frame, Job, ModelCard, ModelState, NodeState, Priority, Reply, Tensor, model_key
 from worker.front_orders import Orders
 from worker.images import decode
 from worker.load_reports import LoadReports
@@ -189,7 +189,7 @@ class Front:
         self._bytes += size
         self._uploading[card.key] += 1
         try:
-            digest, tensor = await self._receive(request, wanted, timings)
+            digest, tensor, frame = await self._receive(request, wanted, timings)
         finally:
             self._requests -= 1
             self._bytes -= size
@@ -205,6 +205,7 @@ class Front:
             priority=wanted.priority,
             options=wanted.options,
             digest=digest,
+            frame=frame,
         )
 
     def _ticket(self, request: web.Request) -> Ticket | None:
@@ -251,21 +252,21 @@ class Front:
         state = self._reports.state.models.get(key)
         return self._submissions.depths[key] * (state.seconds_per_image if state else 0.0)
 
-    async def _receive(self, request: web.Request, wanted: Wanted, timings: Timings) -> tuple[str, Tensor]:
+    async def _receive(self, request: web.Request, wanted: Wanted, timings: Timings) -> tuple[str, Tensor, Frame]:
         seconds = min(self._limits.upload_timeout, max(0.001, wanted.deadline - time.monotonic()))
         data = await http.read_image(request, wanted.limit, seconds)
         timings.mark("receive")
         work = partial(self._decode, data, wanted.card, wanted.deadline)
-        digest, tensor = await asyncio.get_running_loop().run_in_executor(self._decoders, work)
+        decoded = await asyncio.get_running_loop().run_in_executor(self._decoders, work)
         timings.mark("decode")
-        return digest, tensor
+        return decoded
 
-    def _decode(self, data: bytes, card: ModelCard, deadline: float) -> tuple[str, Tensor]:
+    def _decode(self, data: bytes, card: ModelCard, deadline: float) -> tuple[str, Tensor, Frame]:
         if time.monotonic() > deadline:
             raise DeadlineExceeded
-        pixels = decode(data, card.input, max_pixels=self._limits.max_pixels)
+        pixels, frame = decode(data, card.input, max_pixels=self._limits.max_pixels)
         tensor = Tensor(str(pixels.dtype), pixels.shape, pixels.tobytes())
-        return hashlib.sha256(data).hexdigest(), tensor
+        return hashlib.sha256(data).hexdigest(), tensor, frame
 
     async def _response(
         self,
