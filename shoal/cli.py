@@ -48,7 +48,9 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--json", action="store_true", help="print one line of JSON when the cluster is ready")
     up.add_argument("--workers", type=int, default=2, metavar="N")
     up.add_argument("--gateways", type=int, default=1, metavar="N")
-    up.add_argument("--model", action="append", metavar="NAME", help="a model to serve; repeat it for several")
+    up.add_argument(
+        "--model", action="append", metavar="NAME", help="a model to serve; repeat it; 'none': as published"
+    )
     up.add_argument("--discovery", default="", metavar="URL", help="default: files in the cluster's own folder")
     up.add_argument("--port", type=int, default=0, metavar="P", help="of the first gateway; default: a free one")
     up.add_argument("--no-auth", action="store_true", help="take requests without an API key (loopback only)")
@@ -174,7 +176,7 @@ def _up(options: argparse.Namespace) -> int:
         plan = launcher.Plan(
             workers=options.workers,
             gateways=options.gateways,
-            models=tuple(options.model or ("lite0",)),
+            models=tuple(model for model in options.model or ("lite0",) if model != "none"),
             discovery=options.discovery,
             port=options.port,
             authentication=not options.no_auth,

@@ -12,7 +12,7 @@ from hashlib import sha256
 
 import msgspec
 
-__all__ = ["PREFIX", "Published", "Publication", "Unpublished", "decode"]
+__all__ = ["PREFIX", "Publication", "Published", "Unpublished", "decode"]
 
 PREFIX = "models/"
 """Where publications are among discovery's values; the model's name follows."""

@@ -14,7 +14,15 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from shoal.sockets import check_path
@@ -40,6 +48,7 @@ def _socket_path(value: str) -> str:
 
 
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+Devices = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|[0-9]+(,[0-9]+)*)$")]
 File = Annotated[Path, AfterValidator(_absolute)]
 SocketPath = Annotated[str, AfterValidator(_socket_path)]
 
@@ -175,6 +184,9 @@ class WorkerSettings(Settings):
     load_timeout: Annotated[float, Field(ge=1, le=86400)] = Field(
         300.0, description="a child that is not ready after so long is started again, seconds"
     )
+    devices: Devices = Field("auto", description="where models execute: auto (all GPUs, or else the CPU), cpu, or 0,1")
+    model_cache: str = Field("", description="folder for fetched models; empty: a temporary one")
+    model_cache_bytes: Count = Field(20_480 * MIB, description="most bytes of models that are kept there")
     in_flight: Count = Field(1024, description="most requests that a front holds at once")
     in_flight_bytes: Count = Field(512 * MIB, description="most bytes of bodies that a front holds at once")
 

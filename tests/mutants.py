@@ -28,8 +28,8 @@ class Mutant:
 MUTANTS = (
     Mutant(
         "the jobs of a dead model process are reclaimed",
-        "worker/supervisor.py",
-        "            await self._reclaim(model, queue)\n",
+        "worker/served_models.py",
+        "        await self._reclaim(model, process)\n",
         "",
         "tests/test_faults.py::test_a_killed_model_process_loses_nothing[proxy]",
     ),
@@ -57,7 +57,7 @@ MUTANTS = (
     Mutant(
         "a draining worker says so",
         "worker/supervisor.py",
-        "                self.draining = True\n",
+        "            self.draining = True\n",
         "",
         "tests/test_faults.py::test_a_draining_worker_finishes_and_takes_no_more[proxy]",
     ),
@@ -98,8 +98,8 @@ MUTANTS = (
     ),
     Mutant(
         "a supervisor deletes the jobs of its dead front",
-        "worker/supervisor.py",
-        "await queue.abandon(model.key, current)",
+        "worker/fronts.py",
+        "await self._queue.abandon(key, name)",
         "0",
         "tests/test_health.py::test_a_dead_front_s_jobs_are_not_executed_beside_those_that_were_sent_again",
     ),
@@ -112,9 +112,9 @@ MUTANTS = (
     ),
     Mutant(
         "an image that kills its process is quarantined",
-        "worker/supervisor.py",
-        "                await queue.quarantine(model.key, job)\n",
-        "",
+        "worker/served_models.py",
+        "                if not job.heartbeat:\n",
+        "                if False:\n",
         "tests/test_health.py::test_an_image_that_hangs_the_model_is_given_up_and_quarantined",
     ),
     Mutant(

@@ -41,9 +41,14 @@ ONLY_IN: dict[str, set[str]] = {
         "loadtest/users.py",
     },
     "gevent": {"loadtest/arrivals.py", "loadtest/roles.py", "loadtest/run.py"},
-    "tensorflow": {"worker/models/keras_runtime.py", "worker/models/efficientnet_lite.py"},
-    "keras": {"worker/models/keras_runtime.py", "worker/models/efficientnet_lite.py"},
     "fsspec": {"worker/repository/objects.py"},
+    "tensorflow": {"worker/models/networks/tensorflow_backend.py"},
+    "jax": {"worker/models/networks/jax_backend.py"},
+    "torch": {"worker/models/networks/torch_backend.py"},
+    "keras": {"worker/models/networks/keras_format.py"},
+    "onnxruntime": {"worker/models/networks/onnx_format.py"},
+    "tf2onnx": {"worker/models/conversion.py"},
+    "onnx": {"worker/models/conversion.py"},
     "jwt": {"shoal/tickets.py"},
     "pydantic": {
         "shoal/settings.py",
@@ -53,6 +58,7 @@ ONLY_IN: dict[str, set[str]] = {
         "worker/models/tasks/settings.py",
         "worker/models/tasks/tensors.py",
     },
+    "tomli_w": {"worker/models/manifest.py"},
     "pydantic_settings": {"shoal/settings.py"},
     "prometheus_client": {
         "shoal/metrics.py",
@@ -65,7 +71,7 @@ ONLY_IN: dict[str, set[str]] = {
 }
 
 SERVER_ONLY = ("redis", "consul", "PIL", "numpy", "pydantic", "msgspec", "jwt", "prometheus_client", "cryptography")
-RUNTIMES = ("tensorflow", "keras", "torch", "onnxruntime")
+RUNTIMES = ("tensorflow", "keras", "torch", "jax", "onnxruntime", "onnx", "tf2onnx")
 NEVER_LOADED = [
     ("shoal", (*SERVER_ONLY, *RUNTIMES)),
     ("shoal.cli", (*SERVER_ONLY, *RUNTIMES)),
@@ -73,6 +79,7 @@ NEVER_LOADED = [
     ("worker.supervisor", ("consul", *RUNTIMES)),
     ("worker.front", ("consul", *RUNTIMES)),
     ("worker.model_process", ("PIL", "consul", *RUNTIMES)),
+    ("worker.models.published", ("PIL", "consul", "redis", *RUNTIMES)),
 ]
 
 

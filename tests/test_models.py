@@ -21,7 +21,7 @@ from worker.models import fake, imagenet
 from worker.models.batch_plan import plan, warmed_sizes
 from worker.models.catalogue import Specification
 from worker.models.packaged import MissingPackage, packaged_file
-from worker.models.runtime import Array
+from worker.models.runtime import Array, Asked
 
 # --- finding files, naming classes -----------------------------------------------------------------------------
 
@@ -58,39 +58,8 @@ def test_class_names() -> None:
 
 
 @pytest.mark.usefixtures("names")
-def test_top_k_is_descending_and_prefers_the_lower_index() -> None:
-    logits = np.zeros((2, 1000), np.float32)
-    logits[0, [7, 3]] = 5.0, 6.0
-    logits[1] = np.arange(1000) * 100.0
-    first, second = imagenet.top_k(logits, 4)
-    assert [(p["label"], p["index"]) for p in first["predictions"]] == [
-        ("class 3", 3),
-        ("class 7", 7),
-        ("class 0", 0),
-        ("class 1", 1),
-    ]
-    assert second["predictions"][0] == {"label": "class 999", "index": 999, "probability": 1.0}
-    whole = imagenet.top_k(logits, 1000)[0]["predictions"]
-    assert sum(p["probability"] for p in whole) == pytest.approx(1.0, abs=1e-12)
-    assert json.loads(json.dumps(first)) == first
-
-
-@pytest.mark.usefixtures("names")
-def test_every_image_has_its_own_top_k() -> None:
-    answers = imagenet.classify(np.zeros((3, 1000), np.float32), [{}, {"top_k": 1}, {"top_k": 1000}])
-    assert [len(answer["predictions"]) for answer in answers] == [5, 1, 1000]
-
-
-@pytest.mark.usefixtures("names")
-@pytest.mark.parametrize("bad", [0, 1001, "5", True, None, 2.0])
-def test_a_bad_top_k_is_refused(bad: object) -> None:
-    with pytest.raises(ValueError, match="top_k must be a whole number from 1 to 1000"):
-        imagenet.classify(np.zeros((1, 1000), np.float32), [{"top_k": bad}])
-
-
-def test_logits_that_are_not_finite_are_refused() -> None:
-    with pytest.raises(ValueError, match="not finite"):
-        imagenet.top_k(np.full((1, 1000), np.nan, np.float32), 5)
+def test_a_class_has_the_first_of_its_names() -> None:
+    assert imagenet.labels() == tuple(f"class {index}" for index in range(1000))
 
 
 # --- batches ---------------------------------------------------------------------------------------------------
@@ -160,7 +129,7 @@ def test_the_fake_answers_from_the_content_alone() -> None:
     runtime = Specification.parse("fake").load()
     runtime.warm_up()
     one, two = photo(1), photo(2)
-    answers = runtime.run(np.stack([one, two, one]), [{}, {"top_k": 1}, {}])
+    answers = runtime.run(np.stack([one, two, one]), [Asked(), Asked({"top_k": 1}), Asked()])
     assert [answer["predictions"][0]["label"] for answer in answers] == list(map(fake.label_of, (one, two, one)))
     assert answers[0] == answers[2]
     assert fake.label_of(one).startswith("fake-")
@@ -184,23 +153,23 @@ def test_the_fakes_card() -> None:
 def test_an_execution_takes_its_time() -> None:
     runtime = fake.load(version="1", seconds_per_execution="0.02", seconds_per_image="0.01")
     started = time.perf_counter()
-    runtime.run(np.stack([photo(), photo()]), [{}, {}])
+    runtime.run(np.stack([photo(), photo()]), [Asked(), Asked()])
     assert 0.04 <= time.perf_counter() - started < 1
 
 
 def test_the_fake_fails_on_one_image_only() -> None:
     bad, good = photo(3), photo(4)
     runtime = fake.load(version="1", fail_on=fake.label_of(bad))
-    runtime.run(good[np.newaxis], [{}])
+    runtime.run(good[np.newaxis], [Asked()])
     with pytest.raises(RuntimeError, match=fake.label_of(bad)):
-        runtime.run(np.stack([good, bad]), [{}, {}])
+        runtime.run(np.stack([good, bad]), [Asked(), Asked()])
 
 
 def test_the_fake_kills_its_process() -> None:
     start = fake.label_of(np.zeros((32, 32, 3), np.uint8)).removeprefix("fake-")[:4]
     code = (
-        "import sys, numpy; from worker.models import fake;"
-        "fake.load(version='1', crash_on=sys.argv[1]).run(numpy.zeros((1, 32, 32, 3), 'u1'), [{}])"
+        "import sys, numpy; from worker.models import fake; from worker.models.runtime import Asked;"
+        "fake.load(version='1', crash_on=sys.argv[1]).run(numpy.zeros((1, 32, 32, 3), 'u1'), [Asked()])"
     )
     done = subprocess.run([sys.executable, "-c", code, start], timeout=30, env={**os.environ, "PYTHONPATH": "."})
     assert done.returncode == -signal.SIGKILL
@@ -210,7 +179,7 @@ def test_the_fake_kills_its_process() -> None:
 def test_a_batch_that_does_not_fit_is_refused(shape: tuple[int, ...]) -> None:
     runtime = fake.load(version="1", max_batch_size="2")
     with pytest.raises(ValueError, match="does not fit"):
-        runtime.run(np.zeros(shape, np.uint8), [{}] * shape[0])
+        runtime.run(np.zeros(shape, np.uint8), [Asked()] * shape[0])
 
 
 @pytest.mark.parametrize(

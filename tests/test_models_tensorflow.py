@@ -19,7 +19,8 @@ import pytest
 from tests.golden.make_golden import PHOTOS, crop, photo
 from tests.needs import need
 from worker.models.catalogue import Specification
-from worker.models.runtime import Array, Runtime
+from worker.models.network_runtime import NetworkRuntime
+from worker.models.runtime import Array, Asked, Runtime
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.timeout(300)]
 
@@ -79,7 +80,7 @@ def test_the_logits_are_those_of_the_original(variant: str) -> None:
 
 
 def test_served_predictions_are_those_of_the_original() -> None:
-    answers = loaded("lite0?max_batch_size=4").run(inputs("lite0"), [{}] * 4)
+    answers = loaded("lite0?max_batch_size=4").run(inputs("lite0"), [Asked()] * 4)
     served = [answer["predictions"] for answer in answers]
     assert [[p["index"] for p in photo] for photo in served] == golden("lite0")["top5"].tolist()
     np.testing.assert_allclose(
@@ -88,7 +89,7 @@ def test_served_predictions_are_those_of_the_original() -> None:
 
 
 def test_a_cat_is_a_cat_and_a_coffee_an_espresso() -> None:
-    cat, coffee = loaded("lite0?max_batch_size=4").run(inputs("lite0")[:2], [{"top_k": 3}, {"top_k": 1}])
+    cat, coffee = loaded("lite0?max_batch_size=4").run(inputs("lite0")[:2], [Asked({"top_k": 3}), Asked({"top_k": 1})])
     assert {p["label"] for p in cat["predictions"]} == {"tiger cat", "Egyptian cat", "tabby"}
     assert [p["label"] for p in coffee["predictions"]] == ["espresso"]
 
@@ -98,14 +99,14 @@ def test_labelled_photos() -> None:
     truth = [int(file.stem.rpartition("_")[2]) for file in files]
     batch = np.stack([crop(file, 224) for file in files])
     runtime = loaded("lite0?max_batch_size=4")
-    answers = [runtime.run(image[np.newaxis], [{"top_k": 1}])[0] for image in batch]
+    answers = [runtime.run(image[np.newaxis], [Asked({"top_k": 1})])[0] for image in batch]
     right = sum(a["predictions"][0]["index"] == label for a, label in zip(answers, truth, strict=True))
     assert len(files) == 20
     assert right >= 18
 
 
 def test_served_embeddings_are_the_features_of_the_original() -> None:
-    answers = loaded("lite1-embedding?max_batch_size=4").run(inputs("lite1")[:2], [{}, {}])
+    answers = loaded("lite1-embedding?max_batch_size=4").run(inputs("lite1")[:2], [Asked(), Asked()])
     embeddings = np.array([answer["embedding"] for answer in answers])
     assert embeddings.shape == (2, 1280)
     np.testing.assert_allclose(embeddings, golden("lite1")["features"], atol=1e-4)
@@ -118,19 +119,17 @@ def test_an_answer_does_not_depend_on_how_its_batch_is_split_or_padded() -> None
     runtime.warm_up()
     images = inputs("lite0")
     for count in range(1, 5):
-        answers = runtime.run(images[:count], [{}] * count)
+        answers = runtime.run(images[:count], [Asked()] * count)
         assert len(answers) == count
         assert [a["predictions"][0]["index"] for a in answers] == golden("lite0")["top5"][:count, 0].tolist()
 
 
 @pytest.mark.parametrize("costs", [{1: 1.0, 2: 1.0, 4: 1.0}, {1: 1.0, 2: 9.0, 4: 99.0}, {4: 1.0}])
 def test_every_plan_gives_the_same_outputs(costs: dict[int, float]) -> None:
-    from worker.models.keras_runtime import KerasRuntime
-
     runtime = loaded("lite0?max_batch_size=3")
-    assert isinstance(runtime, KerasRuntime)
-    runtime._costs, runtime._plans = costs, {}
-    indexes = [a["predictions"][0]["index"] for a in runtime.run(inputs("lite0")[:3], [{}] * 3)]
+    assert isinstance(runtime, NetworkRuntime)
+    runtime._batches._costs, runtime._batches._plans = costs, {}
+    indexes = [a["predictions"][0]["index"] for a in runtime.run(inputs("lite0")[:3], [Asked()] * 3)]
     assert indexes == golden("lite0")["top5"][:3, 0].tolist()
 
 
@@ -151,7 +150,7 @@ def test_cards(name: str, size: int, task: str) -> None:
 @pytest.mark.parametrize("shape", [(0, 224, 224, 3), (5, 224, 224, 3), (1, 240, 240, 3)])
 def test_a_batch_that_does_not_fit_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="does not fit"):
-        loaded("lite0?max_batch_size=4").run(np.zeros(shape, np.uint8), [{}] * shape[0])
+        loaded("lite0?max_batch_size=4").run(np.zeros(shape, np.uint8), [Asked()] * shape[0])
 
 
 @pytest.mark.parametrize("model", ["lite0", "lite1-embedding"])
@@ -162,9 +161,9 @@ def test_bad_parameters_are_named(model: str) -> None:
 
 def test_it_starts_without_a_word_and_answers() -> None:
     code = (
-        "import numpy; from worker.models.catalogue import Specification;"
+        "import numpy; from worker.models.catalogue import Specification; from worker.models.runtime import Asked;"
         "runtime = Specification.parse('lite0?max_batch_size=2&threads=1').load(); runtime.warm_up();"
-        "print(len(runtime.run(numpy.zeros((1, 224, 224, 3), 'u1'), [{}])[0]['predictions']))"
+        "print(len(runtime.run(numpy.zeros((1, 224, 224, 3), 'u1'), [Asked()])[0]['predictions']))"
     )
     done: Any = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=200)
     assert (done.stdout, done.stderr, done.returncode) == ("5\n", "", 0)

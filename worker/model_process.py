@@ -11,9 +11,8 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -25,7 +24,7 @@ from shoal.metrics import ModelMetrics
 from shoal.wire import Reply, Tensor
 from worker.jobs import Claimed
 from worker.models.catalogue import Specification
-from worker.models.runtime import Array, Runtime, stack
+from worker.models.runtime import Array, Asked, DeviceLost, OutOfMemory, Runtime, stack
 from worker.queue import Queue, QueueUnavailable
 
 log = logging.getLogger("worker.model_process")
@@ -37,8 +36,9 @@ _REPORT_INTERVAL = 0.25
 class Orders(msgspec.Struct, frozen=True):
     """The first line on standard input."""
 
-    model: str
+    specification: Specification
     process: str
+    device: str
     redis: str
     log_level: str
 
@@ -46,12 +46,13 @@ class Orders(msgspec.Struct, frozen=True):
 class Executor:
     """Turns claimed jobs into replies. A batch that raises is split until the culprit is alone."""
 
-    def __init__(self, runtime: Runtime, queue: Queue, process: str, metrics: ModelMetrics) -> None:
+    def __init__(self, runtime: Runtime, queue: Queue, process: str, metrics: ModelMetrics, *, size: int) -> None:
         self._runtime = runtime
         self._queue = queue
         self._process = process
         self._metrics = metrics
         self._key = runtime.card.key
+        self._size = size
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
         self.images = 0
         self.seconds = 0.0
@@ -69,16 +70,15 @@ class Executor:
 
     async def serve(self, stop: service.Stop) -> None:
         """Claim and execute until ``stop``. What is claimed is finished; the rest stays in the queue."""
-        size = self._runtime.card.max_batch_size
         async with asyncio.TaskGroup() as group:
             while not stop.is_requested:
                 try:
-                    claimed = await self._queue.claim(self._key, self._process, size, _CLAIM_WAIT)
+                    claimed = await self._queue.claim(self._key, self._process, self._size, _CLAIM_WAIT)
                 except QueueUnavailable as error:
                     log.warning("queue unavailable", extra={"error": str(error)})
                     await asyncio.sleep(0.1)
                     continue
-                for batch in _batches(claimed, size):
+                for batch in _batches(claimed, self._size):
                     replies = await self._execute(batch)
                     group.create_task(self._finish(replies))  # while the next batch is claimed
 
@@ -87,6 +87,11 @@ class Executor:
             await self._queue.finish(self._key, replies)
         except QueueUnavailable as error:
             log.warning("answers lost with the queue", extra={"error": str(error), "jobs": len(replies)})
+
+    def _shrink(self, size: int) -> None:
+        """The device has no memory for batches of ``size``: from now on they have half of it."""
+        self._size = max(1, min(self._size, size // 2))
+        log.warning("out of memory", extra={"batch_size": size, "from_now_on": self._size})
 
     async def _execute(self, batch: list[Claimed]) -> list[tuple[Claimed, Reply]]:
         now = time.monotonic()
@@ -118,13 +123,17 @@ class Executor:
     async def _run(self, batch: list[Claimed], images: Array) -> list[tuple[Claimed, Reply]]:
         self.begun += 1
         started = time.monotonic()
-        options: list[Mapping[str, Any]] = [c.job.options for c in batch]
+        asked = [Asked(c.job.options, c.job.frame) for c in batch]
         try:
             loop = asyncio.get_running_loop()
-            answers = await loop.run_in_executor(self._thread, self._runtime.run, images, options)
+            answers = await loop.run_in_executor(self._thread, self._runtime.run, images, asked)
             if len(answers) != len(batch):
                 raise ModelFailed(f"{len(answers)} answers for {len(batch)} images")
+        except DeviceLost:
+            raise
         except Exception as error:
+            if isinstance(error, OutOfMemory):
+                self._shrink(len(batch))
             if len(batch) > 1:
                 half = len(batch) // 2
                 return await self._run(batch[:half], images[:half]) + await self._run(batch[half:], images[half:])
@@ -176,7 +185,7 @@ class Executor:
     def _image(self, inputs: dict[str, Tensor]) -> Array:
         spec = self._runtime.card.input
         tensor = inputs[spec.name]
-        if (tensor.dtype, tensor.shape) != ("uint8", (spec.height, spec.width, 3)):
+        if (tensor.dtype, tensor.shape) != ("uint8", (spec.height, spec.width, spec.channels)):
             raise ValueError(f"{spec.name} is {tensor.dtype} {tensor.shape}")
         return np.frombuffer(tensor.data, dtype=np.uint8).reshape(tensor.shape)
 
@@ -222,14 +231,14 @@ async def _main() -> int:
     orders = msgspec.json.decode(await anext(lines), type=Orders)
     logs.configure(orders.log_level, role="model", model_process=orders.process, pid=str(os.getpid()))
     try:
-        runtime, seconds_per_image = await asyncio.to_thread(_load, orders.model)
+        runtime, size, seconds_per_image = await asyncio.to_thread(_load, orders.specification)
     except Exception as error:
         log.exception("the model does not load")
         processes.tell_parent({"event": "failed", "reason": str(error)})
         return 1
     metrics = ModelMetrics(CollectorRegistry())
     async with Queue.connect(orders.redis) as queue:
-        executor = Executor(runtime, queue, orders.process, metrics)
+        executor = Executor(runtime, queue, orders.process, metrics, size=size)
         with contextlib.closing(executor):
             card = json.loads(msgspec.json.encode(runtime.card))
             processes.tell_parent({"event": "ready", "card": card, "seconds_per_image": seconds_per_image})
@@ -238,18 +247,31 @@ async def _main() -> int:
     return 0
 
 
-def _load(model: str) -> tuple[Runtime, float]:
-    """The warm model, and what an image costs in a full batch, until real ones tell."""
+def _load(specification: Specification) -> tuple[Runtime, int, float]:
+    """The warm model, the largest batch that fits the device, and what an image costs in it, until real ones tell."""
     started = time.monotonic()
-    runtime = Specification.parse(model).load()
+    runtime = specification.load()
     runtime.warm_up()
-    size = runtime.card.max_batch_size
-    images = np.zeros((size, runtime.card.input.height, runtime.card.input.width, 3), dtype=np.uint8)
     loaded = time.monotonic()
-    runtime.run(images, [{} for _ in images])
-    seconds_per_image = (time.monotonic() - loaded) / size
-    log.info("loaded", extra={"model": runtime.card.key, "seconds": round(loaded - started, 2)})
-    return runtime, seconds_per_image
+    size, seconds = largest_batch(runtime)
+    log.info("loaded", extra={"model": runtime.card.key, "seconds": round(loaded - started, 2), "batch_size": size})
+    return runtime, size, seconds / size
+
+
+def largest_batch(runtime: Runtime) -> tuple[int, float]:
+    """The largest batch, of its maximum halved again and again, for which there is memory, and its seconds."""
+    spec, size = runtime.card.input, runtime.card.max_batch_size
+    while True:
+        images = np.zeros((size, spec.height, spec.width, spec.channels), dtype=np.uint8)
+        began = time.monotonic()
+        try:
+            runtime.run(images, [Asked()] * size)
+        except OutOfMemory:
+            if size == 1:
+                raise
+            size //= 2
+        else:
+            return size, time.monotonic() - began
 
 
 if __name__ == "__main__":

@@ -12,20 +12,20 @@ from worker.queue import Queue, QueueUnavailable
 Call = Callable[[web.Request], Awaitable[web.Response]]
 
 
-def calls(queue: Queue, keys: Sequence[str]) -> list[web.AbstractRouteDef]:
-    """``GET /quarantine`` lists the images of the model versions ``keys``; ``DELETE`` releases one, or all."""
+def calls(queue: Queue, keys: Callable[[], Sequence[str]]) -> list[web.AbstractRouteDef]:
+    """``GET /quarantine`` lists the images of the node's model versions; ``DELETE`` releases one, or all."""
 
     async def show(request: web.Request) -> web.Response:
         found = [
             {"model": key, **msgspec.to_builtins(quarantined)}
-            for key in keys
+            for key in keys()
             for quarantined in await queue.quarantined(key)
         ]
         return web.json_response({"quarantined": found})
 
     async def release(request: web.Request) -> web.Response:
         digest = request.match_info.get("digest")
-        released = sum([await queue.release(key, digest) for key in keys])
+        released = sum([await queue.release(key, digest) for key in keys()])
         if digest and not released:
             return web.json_response({"error": f"{digest} is not in quarantine"}, status=404)
         return web.json_response({"released": released})

@@ -195,6 +195,13 @@ class Queue:
                 if not str(error).startswith("BUSYGROUP"):
                     raise
 
+    async def forget_model(self, key: str) -> None:
+        """Delete everything of a model version that is not served any more."""
+        with _translated():
+            await self._client.delete(
+                *_streams(key), _bytes(key), _arrived(key), _quarantine(key), f"shoal:{key}:claims"
+            )
+
     async def claim(self, key: str, process: str, count: int, wait: float) -> list[Claimed]:
         """Up to ``count`` waiting jobs, at once; when there are none, wait up to ``wait`` seconds for one.
 

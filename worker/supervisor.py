@@ -11,12 +11,11 @@ import json
 import logging
 import os
 import socket
-import sys
 import tempfile
 import time
 import uuid
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,30 +24,24 @@ import msgspec
 from prometheus_client import CollectorRegistry
 
 import discovery
-from discovery import Member
-from shoal import admin, logs, metrics, processes, service
-from shoal.errors import ModelCrashed
+from discovery import Member, ValuesWatch
+from shoal import admin, logs, metrics, processes, publication, service
 from shoal.keeper import Keeper, keeping
 from shoal.processes import Child
 from shoal.settings import WorkerSettings
 from shoal.version import VERSION
-from shoal.wire import ModelCard, NodeState, Reply
-from worker import model_process, quarantine, redis_server
-from worker.front_orders import Limits, Orders
+from shoal.wire import NodeState
+from worker import devices, quarantine, redis_server
+from worker.desired import Publications
+from worker.fronts import Fronts, Place
 from worker.queue import Queue, QueueUnavailable
-from worker.served_model import ServedModel
-from worker.vitals import Vitals
+from worker.served_models import CannotStart, ServedModels
 from worker.watch import TICK, Watch
 
 log = logging.getLogger(__name__)
 
 _REDIS_START = 10.0
-_MODEL_STOP = 30.0
-_TRIES_TO_LOAD = 3
-
-
-class CannotStart(Exception):
-    """The node cannot become useful: what it was told to serve does not load."""
+_FIRST_PUBLICATIONS = 3.0  # seconds to wait for what is published, before a node is useful without
 
 
 class Supervisor:
@@ -57,14 +50,12 @@ class Supervisor:
     def __init__(self, settings: WorkerSettings) -> None:
         self.settings = settings
         self.incarnation = uuid.uuid4().hex
-        self.models = [ServedModel(text, load_timeout=settings.load_timeout) for text in settings.models]
         self.draining = False
         self.name = settings.name
-        self._fronts: list[Keeper] = []
-        self._front_vitals: dict[int, Vitals] = {}
-        self._fronts_ready: set[int] = set()
+        self.models: ServedModels | None = None
+        self.fronts: Fronts | None = None
+        self._redis_keepers: list[Keeper] = []
         self._keeper = partial(Keeper, started=self._tell_pids)
-        self._keepers: dict[str, list[Keeper]] = {"front": self._fronts, "model": [], "redis": []}
         self._changed = asyncio.Event()
         self._loaded = asyncio.Event()
         self._useful = asyncio.Event()
@@ -76,73 +67,107 @@ class Supervisor:
     async def run(self, stop: service.Stop) -> None:
         """Start everything, register when truly ready, serve until ``stop``, drain, end.
 
-        Raises ``CannotStart`` when a model does not load.
+        Raises ``CannotStart`` when a model of the settings does not load.
         """
         settings = self.settings
         public = service.bind(settings.host, settings.port) if settings.public else None
         internal = service.bind(settings.internal_host, settings.internal_port)
-        internal_url = service.url_of(settings.internal_host, internal)
         public_url = (settings.public_url or service.url_of(settings.host, public)) if public else None
         self.name = settings.name or f"{socket.gethostname()}-{internal.getsockname()[1]}"
         async with AsyncExitStack() as stack:
             for sock in (public, internal):
                 if sock:
                     stack.callback(sock.close)
-            redis = await stack.enter_async_context(self._redis())
-            queue = await stack.enter_async_context(Queue.connect(redis))
-            calls = admin.calls(self._description, stop) + quarantine.calls(queue, [m.key for m in self.models])
+            place = Place(
+                self.name,
+                self.incarnation,
+                public,
+                internal,
+                public_url,
+                service.url_of(settings.internal_host, internal),
+                await stack.enter_async_context(self._redis()),
+            )
+            queue = await stack.enter_async_context(Queue.connect(place.redis))
+            calls = admin.calls(self._description, stop) + quarantine.calls(queue, self._keys)
             await stack.enter_async_context(admin.listening(settings.admin, calls))
             backend = await stack.enter_async_context(
                 discovery.connect(settings.discovery, token=settings.discovery_token.get_secret_value() or None)
             )
-            models = self._keepers["model"]
-            models += [self._model_keeper(model, redis, queue) for model in self.models]
-            await stack.enter_async_context(keeping(*models))
-            await stack.enter_async_context(service.background(self._tell_fronts(), self._watch(queue)))
+            watch = await stack.enter_async_context(backend.watch_values(publication.PREFIX))
+            await self._first_of(watch)
+            models = self.models = ServedModels(
+                settings,
+                await devices.find(settings.devices),
+                queue,
+                place.redis,
+                Path(settings.model_cache or stack.enter_context(tempfile.TemporaryDirectory(prefix="shoal-models-"))),
+                self._metrics,
+                changed=self._models_changed,
+                keep=self._keeper,
+            )
+            following = models.serve(watch, Publications(self.name, settings.zone))
+            await stack.enter_async_context(service.background(following, self._tell_fronts(), self._watch(queue)))
             if not await _first(self._loaded.wait(), stop.requested()):
                 return
-            self._fronts += [
-                self._front_keeper(n, redis, public, internal, public_url, queue) for n in range(settings.fronts)
-            ]
-            await stack.enter_async_context(keeping(*self._fronts))
+            self.fronts = Fronts(
+                settings,
+                place,
+                queue,
+                self._metrics,
+                keep=self._keeper,
+                state=self._state,
+                keys=self._keys,
+                changed=self._check_useful,
+            )
+            await stack.enter_async_context(keeping(*self.fronts.keepers))
             if not await _first(self._useful.wait(), stop.requested()):
                 return
-            async with backend.membership(self._member(internal_url, public_url)) as membership:
-                processes.tell_parent(
-                    {
-                        "event": "ready",
-                        "worker": self.name,
-                        "incarnation": self.incarnation,
-                        "internal_url": internal_url,
-                        "public_url": public_url,
-                        "models": [model.key for model in self.models],
-                        "pids": self._pids(),
-                    }
-                )
-                log.info("ready", extra={"worker": self.name, "internal_url": internal_url, "public_url": public_url})
-                while not stop.is_requested:
-                    self._changed.clear()
-                    await _first(self._changed.wait(), stop.requested())
-                    await membership.update(self._member(internal_url, public_url))
-                self.draining = True
-                self._broadcast()
-                processes.tell_parent({"event": "draining"})
+            await self._be_member(backend, place, stop)
             await stop.grace(settings.grace)
 
-    def _member(self, internal_url: str, public_url: str | None) -> Member:
+    async def _be_member(self, backend: discovery.Discovery, place: Place, stop: service.Stop) -> None:
+        """Be registered until ``stop``, then say that the node drains."""
+        async with backend.membership(self._member(place)) as membership:
+            processes.tell_parent(
+                {
+                    "event": "ready",
+                    "worker": self.name,
+                    "incarnation": self.incarnation,
+                    "internal_url": place.internal_url,
+                    "public_url": place.public_url,
+                    "models": self._keys(),
+                    "pids": self._pids(),
+                }
+            )
+            urls = {"internal_url": place.internal_url, "public_url": place.public_url}
+            log.info("ready", extra={"worker": self.name, **urls})
+            while not stop.is_requested:
+                self._changed.clear()
+                await _first(self._changed.wait(), stop.requested())
+                await membership.update(self._member(place))
+            self.draining = True
+            self._broadcast()
+            processes.tell_parent({"event": "draining"})
+
+    def _member(self, place: Place) -> Member:
         return Member(
             role="worker",
             name=self.name,
             incarnation=self.incarnation,
-            internal_url=internal_url,
-            public_url=public_url,
+            internal_url=place.internal_url,
+            public_url=place.public_url,
             zone=self.settings.zone,
             version=VERSION,
-            models={model.key: model.state.status for model in self.models},
+            models={key: state.status for key, state in self._states().items()},
         )
 
     def _pids(self) -> dict[str, list[int]]:
-        running = {role: [k.child for k in kept if k.child] for role, kept in self._keepers.items()}
+        kept = {
+            "front": self.fronts.keepers if self.fronts else [],
+            "model": self.models.keepers if self.models else [],
+            "redis": self._redis_keepers,
+        }
+        running = {role: [k.child for k in keepers if k.child] for role, keepers in kept.items()}
         pids = {role: [c.pid for c in children if c.returncode is None] for role, children in running.items()}
         return {"worker": [os.getpid()]} | pids
 
@@ -170,146 +195,49 @@ class Supervisor:
                 self._metrics.deaths.labels("redis").inc()
 
             keeper = self._keeper("redis", start, heard=lambda child, event: None, buried=buried, stop_timeout=5)
-            self._keepers["redis"].append(keeper)
+            self._redis_keepers.append(keeper)
             async with keeping(keeper):
                 path = str(redis_server.socket_of(Path(folder)))
                 await _answers(path)
                 yield path
 
-    # Model processes
+    # Models
 
-    def _model_keeper(self, model: ServedModel, redis: str, queue: Queue) -> Keeper:
-        async def start() -> Child:
-            model.process = f"{model.key}/{uuid.uuid4().hex[:8]}"
-            await _patiently(queue.prepare(model.key))
-            orders = model_process.Orders(
-                model=model.text, process=model.process, redis=redis, log_level=self.settings.log_level
-            )
-            return await self._start("worker.model_process", model.process, orders)
+    async def _first_of(self, watch: ValuesWatch) -> None:
+        """Wait a little for what is published: a node that knows it is useful only when it serves it."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FIRST_PUBLICATIONS):
+                await watch.changed(0)
+                return
+        log.warning("what is published is not known yet")
 
-        def heard(child: Child, event: dict[str, Any]) -> None:
-            match event.get("event"):
-                case "ready":
-                    card = msgspec.convert(event["card"], ModelCard)
-                    model.loaded(card, event["seconds_per_image"], self.settings.hang_timeout)
-                    self._models_changed()
-                case "failed":
-                    model.reason = event["reason"]
-                case "executed":
-                    model.executed(event)
+    def _keys(self) -> list[str]:
+        return self.models.keys if self.models else []
 
-        async def buried(child: Child) -> None:
-            metrics.bury(child.pid)
-            model.died()
-            self._models_changed()
-            await self._reclaim(model, queue)
-            if not keeper.is_stopping:
-                self._metrics.deaths.labels("model").inc()
-                if model.state.card is None and (model.reason or keeper.deaths >= _TRIES_TO_LOAD):
-                    raise CannotStart(f"the model {model.text} does not load: {model.reason or 'its process dies'}")
-
-        keeper = self._keeper(f"model {model.key}", start, heard=heard, buried=buried, stop_timeout=_MODEL_STOP)
-        return keeper
-
-    async def _reclaim(self, model: ServedModel, queue: Queue) -> None:
-        """Take back what the dead process had claimed. With Redis gone too, the fronts submit it again."""
-        try:
-            moved, culprits = await queue.reclaim(model.key, model.process)
-            for job in culprits:
-                log.error("image quarantined: its process died each time", extra={"request_id": job.request_id})
-                self._metrics.quarantined.labels(model.key).inc()
-                await queue.reply(job, Reply(job=job.id, code=ModelCrashed.code, message=ModelCrashed.summary))
-                if not job.heartbeat:
-                    await queue.quarantine(model.key, job)
-        except QueueUnavailable as error:
-            log.warning("nothing reclaimed", extra={"model": model.key, "error": str(error)})
-            return
-        if moved or culprits:
-            self._metrics.reclaimed.labels(model.key).inc(moved + len(culprits))
-            log.warning("reclaimed", extra={"model": model.key, "dead": model.process, "jobs": moved})
+    def _states(self) -> Mapping[str, Any]:
+        return self.models.states if self.models else {}
 
     def _models_changed(self) -> None:
-        for model in self.models:
-            self._metrics.model_ready.labels(model.key).set(model.state.status == "ready")
         self._changed.set()
         self._broadcast()
         self._check_useful()
 
     def _check_useful(self) -> None:
-        if all(model.state.status == "ready" for model in self.models):
+        if self.models is not None and self.models.are_settled:
             self._loaded.set()
-            if len(self._fronts_ready) == self.settings.fronts:
+            if self.fronts is not None and self.fronts.are_ready:
                 self._useful.set()
 
-    # Fronts
-
-    def _front_keeper(
-        self,
-        number: int,
-        redis: str,
-        public: socket.socket | None,
-        internal: socket.socket,
-        public_url: str | None,
-        queue: Queue,
-    ) -> Keeper:
-        settings = self.settings
-        current = ""
-
-        async def start() -> Child:
-            nonlocal current
-            current = f"{self.name}-front{number}-{uuid.uuid4().hex[:8]}"
-            sockets = [internal] + ([public] if public else [])
-            orders = Orders(
-                front=current,
-                worker=self.name,
-                incarnation=self.incarnation,
-                public_url=public_url,
-                redis=redis,
-                public_sockets=[public.fileno()] if public else [],
-                internal_sockets=[internal.fileno()],
-                ticket_keys=str(settings.ticket_keys or ""),
-                log_level=settings.log_level,
-                limits=msgspec.convert(settings.model_dump(include=set(Limits.__struct_fields__)), Limits),
-            )
-            child = await self._start("worker.front", current, orders, pass_fds=tuple(s.fileno() for s in sockets))
-            child.send(self._state())
-            self._front_vitals[number] = Vitals(settings.load_timeout)
-            return child
-
-        def heard(child: Child, event: dict[str, Any]) -> None:
-            match event.get("event"):
-                case "ready":
-                    self._front_vitals[number] = Vitals(settings.hang_timeout)
-                    self._fronts_ready.add(number)
-                    self._check_useful()
-                case "alive" if number in self._fronts_ready:
-                    self._front_vitals[number].spoke()
-
-        async def buried(child: Child) -> None:
-            self._fronts_ready.discard(number)
-            metrics.bury(child.pid)
-            if not keeper.is_stopping:
-                self._metrics.deaths.labels("front").inc()
-            try:
-                for model in self.models:
-                    self._metrics.abandoned.labels(model.key).inc(await queue.abandon(model.key, current))
-                await queue.forget_front(current)
-            except QueueUnavailable:
-                log.info("nothing to clean up after a front: the queue is away", extra={"front": current})
-
-        keeper = self._keeper(
-            f"front {number}", start, heard=heard, buried=buried, stop_timeout=settings.drain_timeout + 5
-        )
-        return keeper
-
-    async def _start(self, module: str, name: str, orders: msgspec.Struct, *, pass_fds: tuple[int, ...] = ()) -> Child:
-        first = json.loads(msgspec.json.encode(orders))
-        return await Child.start(name, [sys.executable, "-m", module], orders=first, pass_fds=pass_fds)
+    # What it tells, and whom it watches
 
     def _state(self) -> Mapping[str, Any]:
-        state = NodeState(draining=self.draining, models={model.key: model.state for model in self.models})
+        state = NodeState(draining=self.draining, models=dict(self._states()))
         document: dict[str, Any] = json.loads(msgspec.json.encode(state))
         return document
+
+    def _broadcast(self) -> None:
+        if self.fronts is not None:
+            self.fronts.tell()
 
     async def _tell_fronts(self) -> None:
         """Once a second, whatever else is slow: without a word from us they count as lost."""
@@ -319,27 +247,19 @@ class Supervisor:
 
     async def _watch(self, queue: Queue) -> None:
         """Once a second: look after the children, and keep idle models from looking dead."""
-        redis = next(iter(self._keepers["redis"]), None)
+        redis = next(iter(self._redis_keepers), None)
         watch = Watch(queue, redis, self._metrics, hang_timeout=self.settings.hang_timeout)
         while True:
             await asyncio.sleep(TICK)
-            changed = [model for model in self.models if model.tick(TICK)]
-            for model in changed:
-                log.warning("model", extra={"model": model.key, "status": model.state.status, "idle": model.state.idle})
-            if changed:
-                self._models_changed()
-            for model, keeper in zip(self.models, self._keepers["model"], strict=True):
-                watch.check("model", keeper, model.vitals or model.starting)
-            for number, vitals in self._front_vitals.items():
-                vitals.tick(TICK)
-                watch.check("front", self._fronts[number], vitals)
-            await watch.check_redis(self.models)
-
-    def _broadcast(self) -> None:
-        state = self._state()
-        for keeper in self._fronts:
-            if keeper.child is not None:
-                keeper.child.send(state)
+            assert self.models is not None
+            self.models.tick(TICK)
+            for process in self.models.processes:
+                if process.keeper is not None:
+                    watch.check("model", process.keeper, process.vitals or process.starting)
+            if self.fronts is not None:
+                for keeper, vitals in self.fronts.tick(TICK):
+                    watch.check("front", keeper, vitals)
+            await watch.check_redis(list(self.models))
 
 
 async def _first(*waits: Any) -> bool:
@@ -351,13 +271,6 @@ async def _first(*waits: Any) -> bool:
     finally:
         for task in tasks:
             task.cancel()
-
-
-async def _patiently(work: Any) -> None:
-    try:
-        await work
-    except QueueUnavailable as error:
-        log.info("the queue is away; the model process prepares it", extra={"error": str(error)})
 
 
 async def _answers(path: str) -> None:
@@ -385,7 +298,7 @@ async def main(settings: WorkerSettings) -> int:
             *([service.hold_lifeline(service.lines_of_stdin())] if settings.lifeline else [])
         ):
             await Supervisor(settings).run(stop)
-    except* (CannotStart, redis_server.NoRedisServer) as group:
+    except* (CannotStart, devices.NoSuchDevice, redis_server.NoRedisServer) as group:
         log.error("cannot start", extra={"error": str(_leaf(group))})
         code = 1
     return code

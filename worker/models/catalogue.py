@@ -2,11 +2,13 @@
 
 A specification is a name with optional parameters, written like a URL's query (``lite0``,
 ``fake?seconds_per_execution=0.02``), or the path of a version's folder (``./digits/1``), which has a ``model.toml``.
+The parameter ``version`` serves a shipped model as another version than its own.
 """
 
 from __future__ import annotations
 
 import importlib
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qsl
@@ -54,7 +56,10 @@ class Specification:
                 f"unknown model {name!r}; there are {', '.join(sorted(CATALOGUE))}, and folders with a model.toml"
             )
         parameters = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
-        return cls(name, CATALOGUE[name].version, parameters)
+        version = parameters.pop("version", CATALOGUE[name].version)
+        if not re.fullmatch("[1-9][0-9]{0,17}", version):
+            raise ValueError(f"bad parameters of {name}: version={version!r}: must be a whole number from 1")
+        return cls(name, version, parameters)
 
     def load(self) -> Runtime:
         """Import what the model needs and load it. Only a model process calls this."""

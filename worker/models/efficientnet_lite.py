@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from worker.models import torch_file
-from worker.models.keras_runtime import keras
+from worker.models.networks import keras_format
 from worker.models.packaged import packaged_file
 from worker.models.runtime import Array
 
@@ -108,6 +108,7 @@ def build(variant: str, output: Output = "logits") -> Any:
 
 def _architecture(variant: str, output: Output) -> Any:
     """The untrained model. A layer is named as its module in the weights file, less the leading underscore."""
+    keras = keras_format.start()
     size = VARIANTS[variant].size
     image = keras.Input((size, size, 3), name="image")
     # torchvision's mean and standard deviation would be wrong here: these weights want (x - 127) / 128.
@@ -127,6 +128,7 @@ def _architecture(variant: str, output: Output) -> Any:
 
 def _block(name: str, stage: Stage, stride: int, entry: Any) -> Any:
     """Expand, convolve each channel, project; add the entry where the shapes allow."""
+    keras = keras_format.start()
     channels = entry.shape[-1]
     x = entry
     if stage.expand != 1:
@@ -140,15 +142,15 @@ def _block(name: str, stage: Stage, stride: int, entry: Any) -> Any:
 
 
 def _convolve(name: str, channels: int, kernel: int, stride: int, x: Any) -> Any:
-    return keras.layers.Conv2D(channels, kernel, stride, padding="same", use_bias=False, name=name)(x)
+    return keras_format.start().layers.Conv2D(channels, kernel, stride, padding="same", use_bias=False, name=name)(x)
 
 
 def _normalise(name: str, x: Any) -> Any:
-    return keras.layers.BatchNormalization(epsilon=EPSILON, name=name)(x)
+    return keras_format.start().layers.BatchNormalization(epsilon=EPSILON, name=name)(x)
 
 
 def _relu6(x: Any) -> Any:
-    return keras.layers.ReLU(6.0)(x)
+    return keras_format.start().layers.ReLU(6.0)(x)
 
 
 def _layer_weights(layer: Any, arrays: Mapping[str, Array]) -> list[Array]:
@@ -158,6 +160,7 @@ def _layer_weights(layer: Any, arrays: Mapping[str, Array]) -> list[Array]:
     layer. A missing name is a ``KeyError`` and a wrong shape Keras's ``ValueError``: neither can happen to a
     file whose digest is pinned.
     """
+    keras = keras_format.start()
     weight = arrays[f"_{layer.name}.weight"]
     match layer:
         case keras.layers.DepthwiseConv2D():

@@ -10,13 +10,14 @@ import os
 import re
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from shoal.wire import ImageInput, ModelCard
-from worker.models.parameters import Parameters, count, seconds, top_k_of
-from worker.models.runtime import Array, Runtime
+from worker.models.parameters import Parameters, count, seconds
+from worker.models.runtime import Array, Asked, Runtime
+from worker.models.tasks.options import TOP_K, number
 
 __all__ = ["Fake", "label_of", "load"]
 
@@ -44,17 +45,19 @@ class Fake:
     crash_on: str = ""
     fail_on: str = ""
     hang_on: str = ""
+    memory: bytes = b""
 
     def warm_up(self) -> None:
         """Nothing to do: its first execution is as fast as the rest."""
 
-    def run(self, batch: Array, options: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    def run(self, batch: Array, asked: Sequence[Asked]) -> list[dict[str, Any]]:
         """See ``Runtime.run``. ``ValueError`` for a batch that is not of the card's shape or a bad option."""
         side, most = self.card.input.height, self.card.max_batch_size
-        if batch.shape[1:] != (side, side, 3) or not 1 <= len(batch) <= most or len(batch) != len(options):
+        if batch.shape[1:] != (side, side, 3) or not 1 <= len(batch) <= most or len(batch) != len(asked):
             raise ValueError(f"a batch of shape {batch.shape} does not fit (1…{most}, {side}, {side}, 3)")
         time.sleep(self.seconds_per_execution + len(batch) * self.seconds_per_image)
-        return [self._answer(image, top_k_of(option)) for image, option in zip(batch, options, strict=True)]
+        tops = [int(number(one.options, "top_k", TOP_K, 5)) for one in asked]
+        return [self._answer(image, top_k) for image, top_k in zip(batch, tops, strict=True)]
 
     def _answer(self, image: Array, top_k: int) -> dict[str, Any]:
         label = label_of(image)
@@ -78,7 +81,8 @@ def load(*, version: str, **parameters: str) -> Runtime:
 
     Parameters: ``seconds_per_execution`` and ``seconds_per_image`` (0 or more), ``size`` (side of the input in
     pixels, default 32), ``max_batch_size`` (default 32), ``crash_on``, ``fail_on`` and ``hang_on`` (the label of an
-    image, or how its hexadecimal part begins).
+    image, or how its hexadecimal part begins), ``memory_bytes`` (taken while it is loaded, default 0) and ``fail_load``
+    (1: it does not load, and raises ``RuntimeError``).
     """
     given = Parameters("fake", parameters)
     seconds_per_execution = given.take("seconds_per_execution", seconds, 0.0)
@@ -88,7 +92,11 @@ def load(*, version: str, **parameters: str) -> Runtime:
     crash_on = given.take("crash_on", _start_of_label, "")
     fail_on = given.take("fail_on", _start_of_label, "")
     hang_on = given.take("hang_on", _start_of_label, "")
+    memory_bytes = given.take("memory_bytes", count(0, 1 << 40), 0)
+    fail_load = given.take("fail_load", count(0, 1), 0)
     given.check()
+    if fail_load:
+        raise RuntimeError("told to fail to load")
     card = ModelCard(
         model="fake",
         version=version,
@@ -96,8 +104,10 @@ def load(*, version: str, **parameters: str) -> Runtime:
         task="classification",
         input=ImageInput(name="image", height=size, width=size, crop="squash"),
         max_batch_size=max_batch_size,
+        options={"top_k": TOP_K},
     )
-    return Fake(card, seconds_per_execution, seconds_per_image, crash_on, fail_on, hang_on)
+    # Bytes that are not zero are pages of its own.
+    return Fake(card, seconds_per_execution, seconds_per_image, crash_on, fail_on, hang_on, b"." * memory_bytes)
 
 
 def _digest(image: Array) -> bytes:

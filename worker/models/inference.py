@@ -120,9 +120,7 @@ def _outcome(folder: Path, guessed: Manifest, network: Network) -> Outcome:
     if not executed:
         raise NotLoadable(f"it takes batches of {size} images only, which is more than are tried here")
     outputs = {name: np.concatenate([part[name] for part in executed]) for name in executed[0]}
-    return task_of(
-        outputs, has_labels=bool(guessed.labels), labels_file=LABELS if (folder / LABELS).is_file() else ""
-    )
+    return task_of(outputs, has_labels=bool(guessed.labels), labels_file=LABELS if (folder / LABELS).is_file() else "")
 
 
 def _declared_by_network(folder: Path, document: Mapping[str, Any], runtime: str) -> Iterator[_Guess]:

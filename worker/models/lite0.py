@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from shoal.wire import ImageInput, ModelCard
-from worker.models import efficientnet_lite, imagenet
-from worker.models.keras_runtime import KerasRuntime, use_threads
-from worker.models.parameters import Parameters, count
+from worker.models import imagenet, lite_runtime
 from worker.models.runtime import Runtime
+from worker.models.tasks import classification
 
 
 def load(*, version: str, **parameters: str) -> Runtime:
@@ -14,19 +12,14 @@ def load(*, version: str, **parameters: str) -> Runtime:
 
     Raises ``ValueError`` that lists every bad parameter, ``MissingPackage`` without the weights or the names.
     """
-    given = Parameters("lite0", parameters)
-    max_batch_size = given.take("max_batch_size", count(1, 1024), 32)
-    threads = given.take("threads", count(0, 1024), 0)
-    given.check()
-    imagenet.labels()
-    use_threads(threads)
-    variant = efficientnet_lite.VARIANTS["lite0"]
-    card = ModelCard(
-        model="lite0",
-        version=version,
-        digest=variant.sha256,
+    return lite_runtime.load(
+        "lite0",
+        version,
+        parameters,
+        variant="lite0",
+        output="logits",
         task="classification",
-        input=ImageInput("image", variant.size, variant.size, "center", efficientnet_lite.MARGIN, "bicubic"),
-        max_batch_size=max_batch_size,
+        build=lambda outputs: classification.build(
+            classification.Settings(activation="softmax"), imagenet.labels(), outputs
+        ),
     )
-    return KerasRuntime(efficientnet_lite.build("lite0"), card, imagenet.classify)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-
-import numpy as np
 
 from worker.models.runtime import Array
 from worker.models.tasks.classification import activation_of
@@ -56,7 +54,8 @@ def _rows(outputs: Mapping[str, Array], labelled: bool) -> Outcome | None:
         return _single(name, rows)
     if count >= _MANY and not labelled and _FEATURES.search(name):
         return Outcome(
-            {"task": "embedding"}, {"task": f"task: embedding, one output named {name!r} of {count} numbers, and no labels"}
+            {"task": "embedding"},
+            {"task": f"task: embedding, one output named {name!r} of {count} numbers, and no labels"},
         )
     activation = activation_of(rows)
     return Outcome(
@@ -72,7 +71,9 @@ def _reason(activation: str, rows: Array) -> str:
     if activation == "none":
         return "none, its numbers are not negative and have the sum 1"
     if ((rows >= 0) & (rows <= 1)).all():
-        return 'softmax, a guess to check: its numbers are from 0 to 1 without having the sum 1 ("none" takes them as is)'
+        return (
+            'softmax, a guess to check: its numbers are from 0 to 1 without having the sum 1 ("none" takes them as is)'
+        )
     return "softmax, as its numbers are no probabilities yet"
 
 

@@ -1,17 +1,14 @@
-"""Reads what users write about a model: its parameters when it is loaded, the options of one request."""
+"""Reads what users write about a shipped model: its parameters when it is loaded."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
-__all__ = ["TOP_K", "TOP_K_MAX", "Parameters", "count", "seconds", "top_k_of"]
+__all__ = ["Parameters", "count", "seconds"]
 
 T = TypeVar("T")
-
-TOP_K = 5
-TOP_K_MAX = 1000
 
 
 class Parameters:
@@ -61,12 +58,4 @@ def seconds(text: str) -> float:
         value = math.nan
     if not 0 <= value < math.inf:
         raise ValueError("must be a number of seconds, 0 or more")
-    return value
-
-
-def top_k_of(options: Mapping[str, Any]) -> int:
-    """How many predictions a request wants: its option ``top_k``, 1 to 1000, else 5. Raises ``ValueError``."""
-    value = options.get("top_k", TOP_K)
-    if type(value) is not int or not 1 <= value <= TOP_K_MAX:
-        raise ValueError(f"top_k must be a whole number from 1 to {TOP_K_MAX}, not {value!r}")
     return value

@@ -25,7 +25,9 @@ def shape(wanted: Input, declared: tuple[int, ...]) -> tuple[int, ...]:
     size = (wanted.height, wanted.width)
     image = (*size, wanted.channels) if wanted.layout == "NHWC" else (wanted.channels, *size)
     for candidate in [image, size] if wanted.channels == 1 else [image]:
-        if len(declared) == len(candidate) + 1 and all(d in (-1, c) for d, c in zip(declared[1:], candidate, strict=True)):
+        if len(declared) == len(candidate) + 1 and all(
+            d in (-1, c) for d, c in zip(declared[1:], candidate, strict=True)
+        ):
             return candidate
     raise NotLoadable(
         f"it takes images of shape {_written(declared[1:])}, but the manifest's are {_written(image)} ({wanted.layout})"
@@ -58,7 +60,9 @@ class Pixels:
         What the manifest casts to must hold no more than what the network takes: uint8 fits float32, not the reverse.
         """
         if not np.can_cast(wanted.dtype, taken.dtype, "safe"):
-            raise NotLoadable(f"it takes {taken.dtype}, which the manifest's {wanted.dtype} does not fit: set input.dtype")
+            raise NotLoadable(
+                f"it takes {taken.dtype}, which the manifest's {wanted.dtype} does not fit: set input.dtype"
+            )
         return cls(
             shape(wanted, taken.shape),
             taken.dtype,

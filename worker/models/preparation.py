@@ -17,6 +17,7 @@ from shoal.errors import ShoalError
 from shoal.wire import ModelCard
 from worker import images
 from worker.models import conversion, golden, inference, manifest, networks, published
+from worker.models.batches import Batches
 from worker.models.digests import digest_of
 from worker.models.golden import Golden, GoldenMismatch
 from worker.models.manifest import Input, InvalidManifest, Manifest
@@ -119,7 +120,9 @@ def _check(stage: Path, model: str, version: str, wishes: Wishes) -> tuple[Model
     if not (stage / golden.FILE).exists():
         tried = _photos(wanted.input, wishes.photos) if wishes.photos else _made_up(stage, wanted)
         golden.write(stage, Golden(tried, runtime.outputs(tried)))
-        notes.append(f"golden: {len(tried)} {'photos' if wishes.photos else 'made-up images'} and what it gives for them")
+        notes.append(
+            f"golden: {len(tried)} {'photos' if wishes.photos else 'made-up images'} and what it gives for them"
+        )
     recorded = golden.read(stage)
     if recorded is None:
         raise NotPrepared([f"{golden.FILE} was not written"])
@@ -168,8 +171,8 @@ def _convert(stage: Path, natural: str, wanted: Manifest, recorded: Golden) -> s
             return f"ONNX: not converted: {error}"
     try:
         network = networks.load("onnx", target, wanted)
-        pixels = Pixels.of(wanted.input, network.inputs[0])
-        found = network.execute(pixels.prepared(recorded.images))
+        prepared = Pixels.of(wanted.input, network.inputs[0]).prepared(recorded.images)
+        found = Batches(network, len(prepared)).execute(prepared)
         golden.check(recorded.outputs, found, wanted.tolerance)
         for name, expected in recorded.outputs.items():
             _see_same_order(expected, found[name])

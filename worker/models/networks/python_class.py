@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["load", "trouble"]
 
-_OUT_OF_MEMORY = re.compile(r"OutOfMemory|ResourceExhausted|RESOURCE_EXHAUSTED|out of memory|std::bad_alloc", re.IGNORECASE)
+_OUT_OF_MEMORY = re.compile(
+    r"OutOfMemory|ResourceExhausted|RESOURCE_EXHAUSTED|out of memory|std::bad_alloc", re.IGNORECASE
+)
 
 
 def load(artefact: Path, manifest: Manifest) -> Loaded:

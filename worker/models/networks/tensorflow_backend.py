@@ -11,15 +11,23 @@ import functools
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from worker.models.networks import Spec
+from worker.models.networks import NotLoadable, Spec
 from worker.models.networks.failures import judge, translating
 from worker.models.runtime import Array, DeviceLost, OutOfMemory
 
-__all__ = ["compile_keras", "open_saved_model", "quietly", "start", "trouble"]
+__all__ = [
+    "compile_keras",
+    "open_saved_model",
+    "quietly",
+    "start",
+    "to_convert_keras",
+    "to_convert_saved_model",
+    "trouble",
+]
 
 # TensorFlow writes its first lines before its own log level applies, so no setting silences them.
 _CHATTER = re.compile(rb"WARNING: All log messages before absl::InitializeLog|[IW]\d{4} ")
@@ -81,13 +89,7 @@ def compile_keras(model: Any, taken: Spec) -> Callable[[Array], Any]:
     change any more. XLA is not used: on a CPU it is ten times slower.
     """
     tf = _tensorflow()
-    trained = [variable.numpy() for variable in model.trainable_variables]
-    fixed = [variable.numpy() for variable in model.non_trainable_variables]
-
-    def call(batch: Any) -> Any:
-        return model.stateless_call(trained, fixed, batch, training=False)[0]
-
-    compiled = tf.function(call, input_signature=[_tensor_spec(tf, taken)], autograph=False)
+    compiled = _keras_function(tf, model, taken)
 
     def execute(batch: Array) -> Any:
         with translating(trouble):
@@ -96,17 +98,50 @@ def compile_keras(model: Any, taken: Spec) -> Callable[[Array], Any]:
     return execute
 
 
+def _keras_function(tf: Any, model: Any, taken: Spec) -> Any:
+    trained = [variable.numpy() for variable in model.trainable_variables]
+    fixed = [variable.numpy() for variable in model.non_trainable_variables]
+
+    def call(batch: Any) -> Any:
+        return model.stateless_call(trained, fixed, batch, training=False)[0]
+
+    return tf.function(call, input_signature=[_tensor_spec(tf, taken)], autograph=False)
+
+
+def to_convert_keras(model: Any, taken: Spec, names: Sequence[str]) -> tuple[Any, Any]:
+    """For tf2onnx: a ``tf.function`` that gives a dictionary of the model's outputs, and its input's ``TensorSpec``."""
+    tf = _tensorflow()
+    inner = _keras_function(tf, model, taken)
+
+    def call(batch: Any) -> Any:
+        outputs = inner(batch)
+        if isinstance(outputs, dict):
+            return outputs
+        row = outputs if isinstance(outputs, list | tuple) else [outputs]
+        return dict(zip(names, row, strict=True))
+
+    spec = _tensor_spec(tf, taken)
+    return tf.function(call, input_signature=[spec], autograph=False), spec
+
+
+def to_convert_saved_model(folder: Path) -> tuple[Any, Any]:
+    """The same for a SavedModel, by its signature."""
+    tf = _tensorflow()
+    loaded, signature = _signature(tf, folder)
+    (taken,) = _specs(signature.structured_input_signature[1])
+    spec = _tensor_spec(tf, taken)
+    function = tf.function(lambda batch: signature(**{taken.name: batch}), input_signature=[spec], autograph=False)
+    function.model = loaded
+    return function, spec
+
+
 def open_saved_model(folder: Path) -> tuple[list[Spec], list[Spec], Callable[[Array], dict[str, Array]]]:
     """A SavedModel's inputs, its outputs, and its signature as a function of one batch of a single input.
 
-    Raises ``ValueError`` without the signature ``serving_default`` or ``serve``.
+    Raises ``NotLoadable`` without the signature ``serving_default`` or ``serve``.
     """
     tf = _tensorflow()
-    loaded = tf.saved_model.load(str(folder))
-    name = next((name for name in _SIGNATURES if name in loaded.signatures), None)
-    if name is None:
-        raise ValueError(f"no signature serving_default or serve: there is {', '.join(loaded.signatures) or 'none'}")
-    signature = loaded.signatures[name]
+    loaded, signature = _signature(tf, folder)
     inputs = _specs(signature.structured_input_signature[1])
 
     def execute(batch: Array) -> dict[str, Array]:
@@ -124,8 +159,16 @@ def trouble(error: BaseException) -> OutOfMemory | DeviceLost | None:
     return judge(error, _OUT_OF_MEMORY)
 
 
+def _signature(tf: Any, folder: Path) -> tuple[Any, Any]:
+    loaded = tf.saved_model.load(str(folder))
+    name = next((name for name in _SIGNATURES if name in loaded.signatures), None)
+    if name is None:
+        raise NotLoadable(f"no signature serving_default or serve: there is {', '.join(loaded.signatures) or 'none'}")
+    return loaded, loaded.signatures[name]
+
+
 def _tensor_spec(tf: Any, spec: Spec) -> Any:
-    return tf.TensorSpec([None if size < 0 else size for size in spec.shape], spec.dtype)
+    return tf.TensorSpec([None if size < 0 else size for size in spec.shape], spec.dtype, name=spec.name)
 
 
 def _specs(tensors: dict[str, Any]) -> list[Spec]:

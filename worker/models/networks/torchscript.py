@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worker.models import pixels
-from worker.models.networks import Loaded, NotLoadable, Spec, by_name, torch_backend
+from worker.models.networks import Loaded, NotLoadable, by_name, torch_backend
 from worker.models.networks.probe import probed
 
 if TYPE_CHECKING:

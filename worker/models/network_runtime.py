@@ -1,0 +1,94 @@
+"""A network with all that lies around it, as the ``Runtime`` of a model process: photos in, answers out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from shoal.wire import ModelCard
+from worker.models import golden
+from worker.models.batches import Batches
+from worker.models.manifest import Input
+from worker.models.networks import Network, NotLoadable
+from worker.models.pixels import Pixels
+from worker.models.runtime import Array, Asked
+from worker.models.tasks import Task
+
+__all__ = ["After", "Before", "NetworkRuntime", "Recorded"]
+
+Before = Callable[[Array, Sequence[Asked]], Array]
+After = Callable[[list[dict[str, Any]], Sequence[Asked]], list[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What the network must answer, and how far it may be off."""
+
+    golden: golden.Golden
+    tolerance: float
+
+
+def _same_images(images: Array, asked: Sequence[Asked]) -> Array:
+    return images
+
+
+def _same_answers(answers: list[dict[str, Any]], asked: Sequence[Asked]) -> list[dict[str, Any]]:
+    return answers
+
+
+class NetworkRuntime:
+    """See ``Runtime``. Raises ``NotLoadable`` when the network does not fit the manifest's input."""
+
+    def __init__(
+        self,
+        card: ModelCard,
+        network: Network,
+        wanted: Input,
+        task: Task,
+        *,
+        before: Before = _same_images,
+        after: After = _same_answers,
+        recorded: Recorded | None = None,
+    ) -> None:
+        if len(network.inputs) != 1:
+            names = ", ".join(spec.name for spec in network.inputs)
+            raise NotLoadable(f"it has {len(network.inputs)} inputs ({names}): it must take one, the image")
+        self.card = card
+        self.network = network
+        self._shape = (wanted.height, wanted.width, wanted.channels)
+        self._pixels = Pixels.of(wanted, network.inputs[0])
+        self._batches = Batches(network, card.max_batch_size)
+        self._task = task
+        self._before = before
+        self._after = after
+        self._recorded = recorded
+
+    def __repr__(self) -> str:
+        return f"<NetworkRuntime {self.card.key} {self._batches}>"
+
+    def warm_up(self) -> None:
+        """Answer what is recorded, then execute every batch size that will be used. Raises ``GoldenMismatch``."""
+        if self._recorded:
+            found = self.outputs(self._recorded.golden.images)
+            golden.check(self._recorded.golden.outputs, found, self._recorded.tolerance)
+        self._batches.warm_up(self._pixels.prepared(np.zeros((1, *self._shape), np.uint8)))
+
+    def run(self, batch: Array, asked: Sequence[Asked]) -> list[dict[str, Any]]:
+        """See ``Runtime.run``. ``ValueError`` for a batch that is not of the card's shape."""
+        most = self.card.max_batch_size
+        if batch.shape[1:] != self._shape or not 1 <= len(batch) <= most or len(batch) != len(asked):
+            raise ValueError(f"a batch of shape {batch.shape} does not fit (1…{most}, *{self._shape})")
+        images = self._before(batch, asked)
+        if not isinstance(images, np.ndarray) or (images.dtype, images.shape) != (batch.dtype, batch.shape):
+            raise ValueError(f"the hook before must give uint8 images of shape {batch.shape}")
+        answers = self._after(self._task.answers(self.outputs(images), asked), asked)
+        if not isinstance(answers, list) or len(answers) != len(batch):
+            raise ValueError(f"the hook after must give a list of {len(batch)} answers")
+        return answers
+
+    def outputs(self, images: Array) -> Mapping[str, Array]:
+        """What the network gives for uint8 images (n, height, width, channels), without the hooks."""
+        return self._batches.execute(self._pixels.prepared(images))

@@ -1,0 +1,330 @@
+"""All that a node serves: what its settings name and what is published, from the first byte to the last job.
+
+A version that is published is fetched, loaded and warmed beside those that already serve; one that is published no more
+stays until another of its model is ready here, then takes no new requests, finishes what it has, and its processes end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from discovery import ValuesWatch
+from shoal import metrics
+from shoal.errors import ModelCrashed
+from shoal.keeper import Keeper, keeping
+from shoal.metrics import SupervisorMetrics
+from shoal.processes import Child
+from shoal.settings import WorkerSettings
+from shoal.wire import ModelCard, ModelState, Reply
+from worker import model_process
+from worker.desired import Desired, Publications, may_go, oldest_first
+from worker.devices import Device
+from worker.models.catalogue import Specification
+from worker.queue import Queue, QueueUnavailable
+from worker.served_model import ModelProcess, ServedModel
+
+log = logging.getLogger(__name__)
+
+_MODEL_STOP = 30.0
+_TRIES_TO_LOAD = 3
+_DEPTH_INTERVAL = 0.1
+
+
+class CannotStart(Exception):
+    """The node cannot become useful: what it was told to serve does not load."""
+
+
+class ServedModels:
+    """The model versions of one node. ``serve`` is its whole life.
+
+    ``changed`` is told of every change of a status, ``keep`` makes a keeper of a child.
+    """
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        devices: Sequence[Device],
+        queue: Queue,
+        redis: str,
+        cache: Path,
+        supervisor_metrics: SupervisorMetrics,
+        *,
+        changed: Callable[[], None],
+        keep: Callable[..., Keeper],
+    ) -> None:
+        self._settings = settings
+        self._devices = devices
+        self._queue = queue
+        self._redis = redis
+        self._cache = cache
+        self._metrics = supervisor_metrics
+        self._changed = changed
+        self._keep = keep
+        self._fixed = [self._fixed_model(text) for text in settings.models]
+        self._served = {model.key: model for model in self._fixed}
+        self._desired: dict[str, Desired] = {}
+        self._group: asyncio.TaskGroup | None = None
+
+    def __repr__(self) -> str:
+        return f"<ServedModels {list(self._served.values())}>"
+
+    def __iter__(self) -> Iterator[ServedModel]:
+        return iter(list(self._served.values()))
+
+    def _fixed_model(self, text: str) -> ServedModel:
+        return ServedModel(Specification.parse(text), self._devices, load_timeout=self._settings.load_timeout)
+
+    @property
+    def keys(self) -> list[str]:
+        return list(self._served)
+
+    @property
+    def states(self) -> dict[str, ModelState]:
+        """What the fronts are told, of all versions that may still get requests."""
+        return {model.key: model.state for model in self if not model.is_hidden}
+
+    @property
+    def processes(self) -> list[ModelProcess]:
+        return [process for model in self for process in model.processes]
+
+    @property
+    def keepers(self) -> list[Keeper]:
+        return [process.keeper for process in self.processes if process.keeper]
+
+    @property
+    def are_settled(self) -> bool:
+        """Whether everything that was asked for is ready, or is known to fail."""
+        return all(model.is_settled for model in self) and set(self._desired) <= set(self._served)
+
+    async def serve(self, watch: ValuesWatch, publications: Publications) -> None:
+        """Serve until cancelled. Raises ``CannotStart`` when a model of the settings does not load."""
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            for model in self._fixed:
+                group.create_task(self._live(model))
+            index = watch.index
+            while True:
+                if watch.values is not None:
+                    publications.take(watch.values)
+                    self._desired = {k: d for k, d in publications.desired.items() if not self._is_fixed(k)}
+                    self.reconcile()
+                    self._changed()
+                await watch.changed(index)
+                index = watch.index
+
+    def _is_fixed(self, key: str) -> bool:
+        return any(model.key == key for model in self._fixed)
+
+    def reconcile(self) -> None:
+        """Start what is desired and not served, and retire what is served and may go."""
+        assert self._group is not None
+        for key in oldest_first(self._desired.keys() - self._served.keys()):
+            desired = self._desired[key]
+            specification = Specification(desired.model, desired.version)
+            model = self._served[key] = ServedModel(
+                specification, self._devices, load_timeout=self._settings.load_timeout, digest=desired.digest
+            )
+            log.info("model wanted", extra={"model": key, "source": desired.source})
+            self._group.create_task(self._live(model, desired))
+        ready = {model.key for model in self if model.state.status == "ready"}
+        for model in self:
+            if self._is_fixed(model.key) or model.retired.is_set():
+                continue
+            wanted = self._desired.get(model.key)
+            replaced = wanted is not None and wanted.digest != model.digest
+            if replaced or (wanted is None and (model.has_failed or may_go(model.key, self._desired, ready))):
+                log.info("model retired", extra={"model": model.key})
+                model.retired.set()
+
+    def tick(self, seconds: float) -> None:
+        """Time has passed."""
+        changed = [model for model in self if model.tick(seconds)]
+        for model in changed:
+            log.warning("model", extra={"model": model.key, "status": model.state.status, "idle": model.state.idle})
+        if changed:
+            self._status_changed()
+
+    def _status_changed(self) -> None:
+        for model in self:
+            self._metrics.model_ready.labels(model.key).set(model.note() == "ready")
+        if self._group is not None:
+            self.reconcile()
+        self._changed()
+
+    # The life of one version
+
+    async def _live(self, model: ServedModel, desired: Desired | None = None) -> None:
+        if desired is None or await self._fetched(model, desired):
+            for process in model.processes:
+                process.keeper = self._keeper(model, process)
+            async with keeping(*(process.keeper for process in model.processes if process.keeper)):
+                await model.retired.wait()
+                await self._take_leave(model)
+        await model.retired.wait()
+        del self._served[model.key]
+        self._metrics.model_ready.labels(model.key).set(0)
+        await self._forget(model)
+        log.info("model gone", extra={"model": model.key})
+        self._status_changed()
+
+    async def _fetched(self, model: ServedModel, desired: Desired) -> bool:
+        """Whether the version's folder is here, complete and as published; else the model has failed."""
+        fetching = asyncio.create_task(self._fetch(desired))
+        giving_up = asyncio.create_task(model.retired.wait())
+        try:
+            await asyncio.wait([fetching, giving_up], return_when=asyncio.FIRST_COMPLETED)
+            if not fetching.done():
+                return False
+            event = fetching.result()
+        finally:
+            for task in (fetching, giving_up):
+                task.cancel()
+        if event.get("event") != "fetched":
+            self._fail(model, f"cannot be fetched: {event.get('reason', 'its process died')}")
+            return False
+        model.specification = replace(model.specification, folder=event["folder"])
+        return True
+
+    async def _fetch(self, desired: Desired) -> dict[str, Any]:
+        orders = {
+            "source": desired.source,
+            "digest": desired.digest,
+            "cache": str(self._cache),
+            "most_bytes": self._settings.model_cache_bytes,
+            "timeout": self._settings.load_timeout,
+            "keep": [model.digest for model in self if model.digest],
+        }
+        child = await Child.start("fetch", [sys.executable, "-m", "worker.repository.fetch"], orders=orders)
+        last: dict[str, Any] = {}
+        try:
+            async for event in child.events():
+                last = event
+        finally:
+            await child.stop(1.0)
+        return last
+
+    async def _take_leave(self, model: ServedModel) -> None:
+        """No new requests; those that were permitted come, and what waits is answered, before the processes end."""
+        self._changed()
+        if model.card is not None:
+            await asyncio.sleep(self._settings.grace)
+        model.is_hidden = True
+        self._changed()
+        deadline = time.monotonic() + self._settings.drain_timeout
+        while any(process.is_ready for process in model.processes) and time.monotonic() < deadline:
+            if not await self._depth(model):
+                return
+            await asyncio.sleep(_DEPTH_INTERVAL)
+
+    async def _depth(self, model: ServedModel) -> int:
+        try:
+            return await self._queue.depth(model.key)
+        except QueueUnavailable:
+            return 1
+
+    async def _forget(self, model: ServedModel) -> None:
+        try:
+            await self._queue.forget_model(model.key)
+        except QueueUnavailable:
+            log.info("nothing to clean up after a model: the queue is away", extra={"model": model.key})
+
+    def _fail(self, model: ServedModel, reason: str) -> None:
+        log.error("model failed", extra={"model": model.key, "reason": reason})
+        model.fail(reason)
+        self._status_changed()
+
+    # Its processes
+
+    def _keeper(self, model: ServedModel, process: ModelProcess) -> Keeper:
+        async def start() -> Child:
+            process.rename()
+            await _patiently(self._queue.prepare(model.key))
+            orders = model_process.Orders(
+                specification=model.specification,
+                process=process.name,
+                device=process.device.name,
+                redis=self._redis,
+                log_level=self._settings.log_level,
+            )
+            return await Child.start(
+                process.name,
+                [sys.executable, "-m", "worker.model_process"],
+                orders=json.loads(msgspec.json.encode(orders)),
+                environ=process.device.environ,
+            )
+
+        return self._keep(
+            f"model {model.key} on {process.device.name}",
+            start,
+            heard=partial(self._heard, model, process),
+            buried=partial(self._buried, model, process),
+            stop_timeout=_MODEL_STOP,
+        )
+
+    def _heard(self, model: ServedModel, process: ModelProcess, child: Child, event: dict[str, Any]) -> None:
+        match event.get("event"):
+            case "ready":
+                model.card = msgspec.convert(event["card"], ModelCard)
+                process.loaded(model.card, event["seconds_per_image"], self._settings.hang_timeout)
+                self._status_changed()
+            case "failed":
+                process.reason = event["reason"]
+            case "executed" if model.card is not None:
+                process.executed(event, model.card.max_batch_size)
+
+    async def _buried(self, model: ServedModel, process: ModelProcess, child: Child) -> None:
+        metrics.bury(child.pid)
+        process.died()
+        await self._reclaim(model, process)
+        assert process.keeper is not None
+        if not process.keeper.is_stopping:
+            self._metrics.deaths.labels("model").inc()
+            if not process.has_loaded and (process.reason or process.keeper.deaths >= _TRIES_TO_LOAD):
+                await self._give_up(model, process)
+        self._status_changed()
+
+    async def _give_up(self, model: ServedModel, process: ModelProcess) -> None:
+        """A process that has never loaded is not started again; without any, the model has failed."""
+        assert process.keeper is not None
+        process.reason = process.reason or "its process dies"
+        await process.keeper.stop()
+        if not all(other.reason for other in model.processes):
+            return
+        if self._is_fixed(model.key):
+            raise CannotStart(f"the model {model.key} does not load: {process.reason}")
+        self._fail(model, f"does not load: {process.reason}")
+
+    async def _reclaim(self, model: ServedModel, process: ModelProcess) -> None:
+        """Take back what the dead process had claimed. With Redis gone too, the fronts submit it again."""
+        try:
+            moved, culprits = await self._queue.reclaim(model.key, process.name)
+            for job in culprits:
+                log.error("image quarantined: its process died each time", extra={"request_id": job.request_id})
+                self._metrics.quarantined.labels(model.key).inc()
+                await self._queue.reply(job, Reply(job=job.id, code=ModelCrashed.code, message=ModelCrashed.summary))
+                if not job.heartbeat:
+                    await self._queue.quarantine(model.key, job)
+        except QueueUnavailable as error:
+            log.warning("nothing reclaimed", extra={"model": model.key, "error": str(error)})
+            return
+        if moved or culprits:
+            self._metrics.reclaimed.labels(model.key).inc(moved + len(culprits))
+            log.warning("reclaimed", extra={"model": model.key, "dead": process.name, "jobs": moved})
+
+
+async def _patiently(work: Any) -> None:
+    try:
+        await work
+    except QueueUnavailable as error:
+        log.info("the queue is away; the model process prepares it", extra={"error": str(error)})
