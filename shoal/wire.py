@@ -93,7 +93,8 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
 
     ``inputs`` maps input names to tensors. ``submitted`` is on the node's monotonic clock (seconds), and
     ``remaining_ms`` counts from it. ``waiters`` are the reply streams that want the answer. ``digest`` is the sha256
-    of the image as it came, and ``frame`` says what part of it the tensor shows. A ``heartbeat`` is nobody's image: it shows that the queue and the model process work.
+    of the image as it came, and ``frame`` says what part of it the tensor shows. A ``heartbeat`` is nobody's image: it
+    shows that the queue and the model process work.
     """
 
     id: str
@@ -173,7 +174,8 @@ class ModelLoad(msgspec.Struct, frozen=True):
     """The load of one model version on one node. ``queue_depth`` counts waiting and executing jobs, bulk or not.
 
     ``slots`` and ``bulk_slots`` are how many more the gateway that asked may send, and ``arrived`` how many uses of
-    its tickets have come since the queue began: what it has sent beyond those is still on its way.
+    its tickets have come since the queue began: what it has sent beyond those is still on its way. A worker that
+    ``caches`` remembers its answers.
     """
 
     status: Status
@@ -187,6 +189,7 @@ class ModelLoad(msgspec.Struct, frozen=True):
     idle: float = 0.0
     digest: str = ""
     task: str = ""
+    caches: bool = False
 
 
 class LoadReport(msgspec.Struct, frozen=True, omit_defaults=True):
