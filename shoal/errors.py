@@ -17,6 +17,7 @@
     │   └── SpentTicket              401 spent_ticket        retryable
     ├── UnknownPath                  404 unknown_path
     ├── UnknownModel                 404 unknown_model
+    │   └── UnknownLabel             404 unknown_label
     ├── MethodNotAllowed             405 method_not_allowed
     ├── UploadTimeout                408 upload_timeout
     ├── BodyTooLarge                 413 body_too_large
@@ -73,6 +74,7 @@ __all__ = [
     "TooManyPixels",
     "Unauthorized",
     "Unavailable",
+    "UnknownLabel",
     "UnknownModel",
     "UnknownPath",
     "UnsupportedImage",
@@ -190,6 +192,11 @@ class UnknownPath(ShoalError):
 class UnknownModel(ShoalError):
     status, code = 404, "unknown_model"
     summary = "No such model is served here."
+
+
+class UnknownLabel(UnknownModel):
+    code = "unknown_label"
+    summary = "The model has no such label."
 
 
 class MethodNotAllowed(ShoalError):
