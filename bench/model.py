@@ -11,7 +11,7 @@ import msgspec
 from shoal.wire import ImageInput
 from worker import images
 from worker.models.catalogue import Specification
-from worker.models.runtime import Array, Runtime, stack
+from worker.models.runtime import Array, Asked, Runtime, stack
 
 LARGEST_BATCH = 32
 _MAX_PIXELS = 50_000_000
@@ -39,7 +39,7 @@ class Task(msgspec.Struct, frozen=True):
 
     def decode(self, data: bytes) -> Array:
         """uint8 RGB of shape (height, width, 3) from an image file's bytes."""
-        return images.decode(data, self.input, max_pixels=_MAX_PIXELS)
+        return images.decode(data, self.input, max_pixels=_MAX_PIXELS)[0]
 
 
 def load(model: str) -> Runtime:
@@ -51,7 +51,7 @@ def load(model: str) -> Runtime:
 
 def execute(runtime: Runtime, batch: list[Array]) -> list[dict[str, Any]]:
     """One answer an image: the runtime's, and the size of the batch that it came from."""
-    answers = runtime.run(stack(batch), [{"top_k": _TOP_K}] * len(batch))
+    answers = runtime.run(stack(batch), [Asked({"top_k": _TOP_K})] * len(batch))
     return [{**answer, "batch_size": len(batch)} for answer in answers]
 
 

@@ -27,4 +27,4 @@ def photo(seed: int, *, width: int = 160, height: int = 120, kind: str = "JPEG")
 
 def fake_label(image: bytes, spec: ImageInput = FAKE_INPUT) -> str:
     """What the ``fake`` model answers for this picture."""
-    return label_of(decode(image, spec, max_pixels=10**9))
+    return label_of(decode(image, spec, max_pixels=10**9)[0])

@@ -19,14 +19,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from shoal.errors import InvalidImage, TooManyPixels, UnsupportedImage
-from shoal.wire import ImageInput
-from worker.images import FORMATS, decode
+from shoal.wire import Frame, ImageInput
+from worker.images import FORMATS, annotate, decode
 
 Pixels = npt.NDArray[np.uint8]
 
 CENTER = ImageInput("image", 64, 64, "center", margin=32, resample="bicubic")
 SQUASH = ImageInput("image", 48, 64, "squash")
 WIDE = ImageInput("image", 40, 64, "center", margin=8)
+LETTER = ImageInput("image", 64, 96, "letterbox")
+TALL = ImageInput("image", 96, 64, "letterbox", fill=0)
+GREY_INPUT = ImageInput("image", 28, 28, "squash", channels=1)
 MILLIONS = 40_000_000
 
 
@@ -47,10 +50,14 @@ def saved(image: Image.Image | Pixels, kind: str, **options: Any) -> bytes:
 
 
 def look(data: bytes, spec: ImageInput = SQUASH) -> Pixels:
-    pixels = decode(data, spec, max_pixels=MILLIONS)
-    assert pixels.shape == (spec.height, spec.width, 3)
+    pixels, _ = decode(data, spec, max_pixels=MILLIONS)
+    assert pixels.shape == (spec.height, spec.width, spec.channels)
     assert pixels.dtype == np.uint8
     return pixels
+
+
+def framed(data: bytes, spec: ImageInput) -> Frame:
+    return decode(data, spec, max_pixels=MILLIONS)[1]
 
 
 def difference(one: Pixels, other: Pixels) -> float:
@@ -86,7 +93,7 @@ MODES: dict[str, Callable[[], bytes]] = {
     "LA PNG": lambda: saved(GREY.convert("LA"), "PNG"),
     "P PNG": lambda: saved(GREY.convert("P"), "PNG"),
     "P PNG, one transparent color": lambda: saved(GREY.convert("P"), "PNG", transparency=7),
-    "P PNG, transparent bytes": lambda: saved(GREY.convert("P"), "PNG", transparency=bytes(range(256))),
+    "P PNG, transparent bytes": lambda: saved(GREY.convert("P"), "PNG", transparency=bytes([255, *range(255)])),
     "RGBA PNG": lambda: saved(GREY.convert("RGBA"), "PNG"),
     "RGBA WEBP": lambda: saved(GREY.convert("RGBA"), "WEBP", lossless=True),
     "RGBA TIFF": lambda: saved(GREY.convert("RGBA"), "TIFF"),
@@ -164,6 +171,213 @@ def test_the_centre_crop_is_the_reference_recipe(size: tuple[int, int]) -> None:
     assert difference(look(saved(image, "PNG"), CENTER), reference) < 1.0
 
 
+# --- what is transparent, grey, letterboxed ----------------------------------------------------------------------
+
+
+def drawing(*, mode: str = "RGBA") -> Image.Image:
+    """A black stroke on a canvas that is transparent elsewhere, and red where nobody sees it."""
+    pixels = np.zeros((280, 280, 4), dtype=np.uint8)
+    pixels[..., 0] = 255
+    pixels[:, 120:160] = (0, 0, 0, 255)
+    return Image.fromarray(pixels).convert(mode)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+def test_what_is_transparent_stands_on_white(kind: str) -> None:
+    faithful: dict[str, Any] = {"lossless": True, "exact": True} if kind == "WEBP" else {}
+    data = saved(drawing(), kind, **faithful)
+    grey = look(data, GREY_INPUT)[..., 0]
+    assert grey[:, 13:15].max() == 0
+    assert grey[:, [*range(11), *range(17, 28)]].min() == 255
+    assert np.array_equal(look(data, ImageInput("image", 28, 28, "squash"))[..., 1], grey)
+
+
+@pytest.mark.parametrize("kind", ["LA PNG", "P PNG", "RGB PNG", "P GIF", "1 PNG"])
+def test_transparency_has_many_forms(kind: str) -> None:
+    mode = kind.split()[0]
+    transparent: dict[str, Any] = {"RGB": (255, 0, 0), "1": 0}
+    options = {"transparency": transparent[mode]} if mode in transparent else {}
+    image = drawing(mode="RGBA" if mode == "P" else mode)
+    if mode == "1":
+        image = Image.new("1", (280, 280))
+    elif mode == "RGB":
+        image = Image.fromarray(np.asarray(drawing())[..., :3])
+    elif kind == "P PNG":
+        image = image.quantize(8)
+    grey = look(saved(image, kind.split()[1], **options), GREY_INPUT)[..., 0]
+    assert grey[:, :11].min() == 255
+    assert mode == "1" or grey[:, 13:15].max() == 0
+
+
+def test_half_transparent_is_half_white() -> None:
+    image = Image.new("RGBA", (50, 50), (100, 0, 0, 128))
+    assert np.abs(look(saved(image, "PNG")).astype(int) - (177, 127, 127)).max() <= 1
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_grey_is_the_luminance_of_the_colors(kind: str) -> None:
+    spec = ImageInput("image", 48, 64, "squash", channels=1)
+    grey = look(saved(picture(), kind), spec)[..., 0]
+    reference = np.asarray(Image.fromarray(look(saved(picture(), "BMP"))).convert("L"))
+    assert difference(grey, reference) <= {"JPEG": 2.0, "WEBP": 3.0, "GIF": 9.0}.get(kind, 0.6)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_becomes_grey(mode: str) -> None:
+    pixels = look(MODES[mode](), ImageInput("image", 48, 64, "squash", channels=1))
+    assert pixels[:, :28].mean() < 4
+    assert pixels[:, 36:].mean() > 251
+
+
+@pytest.mark.parametrize("fill", [0, 114, 255])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_letterboxed_picture_keeps_its_proportions(fill: int, channels: Any) -> None:
+    data = saved(Image.new("RGB", (200, 50), (10, 10, 10)), "PNG")
+    pixels = look(data, ImageInput("image", 60, 100, "letterbox", channels=channels, fill=fill))
+    assert (pixels[18:42] == 10).all(), "60 / 4 rows of picture, 25 of 60, in the middle"
+    assert (pixels[:17] == fill).all()
+    assert (pixels[42:] == fill).all()
+    assert framed(data, ImageInput("image", 60, 100, "letterbox")) == Frame(200, 50, 0, -34, 200, 86)
+
+
+def test_nearest_invents_no_color() -> None:
+    colors = np.random.default_rng(1).integers(0, 256, (9, 11, 3), dtype=np.uint8)
+    pixels = look(saved(colors, "PNG"), ImageInput("image", 90, 110, "squash", resample="nearest"))
+    assert np.array_equal(pixels, np.kron(colors, np.ones((10, 10, 1), dtype=np.uint8)))
+
+
+# --- what part of the picture a model sees -----------------------------------------------------------------------
+
+
+def slopes(width: int, height: int) -> Pixels:
+    """Red tells how far right a pixel is, green how far down."""
+    y, x = np.mgrid[0:height, 0:width] + 0.5
+    return np.stack([255 * x / width, 255 * y / height, 0 * x], axis=2).astype(np.uint8)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+@pytest.mark.parametrize("spec", [CENTER, SQUASH, WIDE, LETTER, TALL])
+@pytest.mark.parametrize("orientation", STORED)
+@pytest.mark.parametrize("size", [(640, 480), (301, 1203), (90, 45)])
+def test_the_frame_says_where_each_pixel_is_from(
+    size: tuple[int, int], orientation: int, spec: ImageInput, kind: str
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = np.ascontiguousarray(STORED[orientation](slopes(*size)))
+    faithful: dict[str, Any] = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {}
+    pixels, frame = decode(saved(stored, kind, exif=exif, **faithful), spec, max_pixels=MILLIONS)
+    assert (frame.width, frame.height) == size
+    x = frame.left + (np.arange(spec.width) + 0.5) * (frame.right - frame.left) / spec.width
+    y = frame.top + (np.arange(spec.height) + 0.5) * (frame.bottom - frame.top) / spec.height
+    step_x, step_y = (frame.right - frame.left) / spec.width, (frame.bottom - frame.top) / spec.height
+    within_x, within_y = (x > step_x) & (x < size[0] - step_x), (y > step_y) & (y < size[1] - step_y)
+    seen = pixels[within_y][:, within_x].astype(float)
+    assert np.abs(seen[..., 0] - 255 * x[within_x] / size[0]).mean() < 2
+    assert np.abs(seen[..., 1] - 255 * y[within_y][:, np.newaxis] / size[1]).mean() < 2
+
+
+def test_a_frame_of_a_squashed_picture_is_all_of_it() -> None:
+    for kind in FORMATS:
+        assert framed(saved(picture(1001, 503), kind), SQUASH) == Frame(1001, 503, 0, 0, 1001, 503)
+
+
+# --- boxes drawn into a picture ----------------------------------------------------------------------------------
+
+
+def drawn(image: Image.Image | Pixels, *predictions: dict[str, Any], kind: str = "PNG", **options: Any) -> Pixels:
+    jpeg = annotate(saved(image, kind, **options), predictions, max_pixels=MILLIONS)
+    with Image.open(io.BytesIO(jpeg)) as opened:
+        assert opened.format == "JPEG"
+        return np.asarray(opened)
+
+
+def found(label: str, *box: float, index: int = 3, probability: float = 0.9) -> dict[str, Any]:
+    return {"label": label, "index": index, "probability": probability, "box": list(box)}
+
+
+GROUND = Image.new("RGB", (400, 300), (128, 128, 128))
+
+
+def changed(pixels: Pixels) -> npt.NDArray[np.bool_]:
+    marks: npt.NDArray[np.bool_] = np.abs(pixels.astype(int) - 128).max(axis=2) > 40
+    return marks
+
+
+def test_a_box_is_drawn_where_it_is() -> None:
+    marks = changed(drawn(GROUND, found("cat", 100, 120, 300, 250)))
+    assert marks[125:245, 100].all()
+    assert marks[125:245, 300].all()
+    assert marks[120, 105:295].all()
+    assert marks[250, 105:295].all()
+    assert not marks[160:240, 110:290].any(), "nothing inside"
+    assert not marks[:, :90].any()
+    assert not marks[:90].any()
+    assert not marks[260:].any()
+
+
+def test_a_name_is_written_above_its_box_or_inside_the_picture() -> None:
+    assert changed(drawn(GROUND, found("cat", 100, 120, 300, 250)))[104:119, 105:130].mean() > 0.5
+    assert changed(drawn(GROUND, found("cat", 0, 0, 399, 299)))[2:12, 5:30].mean() > 0.5
+
+
+def test_classes_have_colors_and_what_has_no_box_is_left_out() -> None:
+    one, other = (drawn(GROUND, found("x", 50, 100, 150, 200, index=index))[150, 50] for index in (1, 2))
+    assert np.abs(one.astype(int) - other).max() > 100
+    plain = {"label": "cat", "index": 1, "probability": 0.5}
+    assert not changed(drawn(GROUND, plain)).any()
+    assert not changed(drawn(GROUND)).any()
+
+
+@pytest.mark.parametrize("orientation", STORED)
+def test_a_drawn_picture_is_upright(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = np.ascontiguousarray(STORED[orientation](picture()))
+    pixels = drawn(stored, found("cat", 200, 100, 300, 200), exif=exif)
+    assert difference(pixels[:90], picture()[:90]) < 4
+    assert difference(pixels[110:190, 210:290], picture()[110:190, 210:290]) < 4
+
+
+@pytest.mark.parametrize("label", ["Käse", "猫", "", "a\nb\x00c", "💥" * 500, "‮abc", "x" * 10_000, "ß"])
+def test_any_name_can_be_drawn(label: str) -> None:
+    assert changed(drawn(GROUND, found(label, 100, 120, 300, 250)))[104:119, 105:130].any()
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.lists(st.floats(-1e6, 1e6), min_size=4, max_size=4), max_size=6),
+    st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    st.sampled_from(["RGB", "L", "P", "RGBA", "1", "CMYK"]),
+)
+def test_any_box_can_be_drawn_into_any_picture(boxes: list[list[float]], size: tuple[int, int], mode: str) -> None:
+    image = Image.new(mode, size)
+    pixels = drawn(image, *(found("cat", *box) for box in boxes), kind="TIFF" if mode == "CMYK" else "PNG")
+    height, width, channels = pixels.shape
+    assert (height % size[1], width % size[0], channels) == (0, 0, 3)
+    assert height // size[1] == width // size[0]
+
+
+@pytest.mark.parametrize(("size", "factor"), [((64, 48), 5), ((1, 1), 240), ((1, 65_500), 1), ((240, 240), 1)])
+def test_a_picture_too_small_for_letters_is_enlarged(size: tuple[int, int], factor: int) -> None:
+    pixels = drawn(Image.new("RGB", size, (128, 128, 128)), found("cat", 0, 0, *size))
+    assert pixels.shape == (factor * size[1], factor * size[0], 3)
+    assert changed(pixels)[-factor:].any()
+
+
+def test_what_decode_refuses_is_not_drawn_into_either() -> None:
+    for data, error in ((b"text", UnsupportedImage), (saved(picture(), "PNG")[:900], InvalidImage)):
+        with pytest.raises(error):
+            annotate(data, [], max_pixels=MILLIONS)
+    with pytest.raises(TooManyPixels):
+        annotate(saved(picture(), "PNG"), [], max_pixels=1000)
+    with pytest.raises(TooManyPixels, match="side of over 65500"):
+        annotate(saved(Image.new("1", (70_000, 2)), "PNG"), [], max_pixels=MILLIONS)
+
+
+# --- bombs, damage and strangers -----------------------------------------------------------------------------------
+
+
 def claiming(data: bytes, kind: str, width: int, height: int) -> bytes:
     """The file with other dimensions in its header."""
     if kind == "JPEG":
@@ -206,7 +420,7 @@ def test_a_bomb_is_refused_before_it_is_decoded(bomb: str) -> None:
 def test_the_limit_is_exact(kind: str, limit: int, accepted: bool) -> None:
     data = saved(picture(), kind)
     if accepted:
-        assert decode(data, SQUASH, max_pixels=limit).shape == (48, 64, 3)
+        assert decode(data, SQUASH, max_pixels=limit)[0].shape == (48, 64, 3)
     else:
         with pytest.raises(TooManyPixels, match=f"320 x 240 pixels; {limit} are accepted"):
             decode(data, SQUASH, max_pixels=limit)
@@ -280,5 +494,5 @@ def test_no_damage_does_worse_than_its_error(
     for where, value in changes:
         data[int(where**2 * len(data))] = value  # more often near the front, where the headers are
     with contextlib.suppress(UnsupportedImage, InvalidImage):
-        pixels = decode(bytes(data if kept > 0.5 else data[: int(2 * kept * len(data))]), spec, max_pixels=10**6)
+        pixels, _ = decode(bytes(data if kept > 0.5 else data[: int(2 * kept * len(data))]), spec, max_pixels=10**6)
         assert pixels.shape == (spec.height, spec.width, 3)
