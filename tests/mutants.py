@@ -27,6 +27,20 @@ class Mutant:
 
 MUTANTS = (
     Mutant(
+        "a model that answers otherwise than where it was prepared does not become ready",
+        "worker/models/network_runtime.py",
+        "            golden.check(self._recorded.golden.outputs, found, self._recorded.tolerance)\n",
+        "            del found\n",
+        "tests/test_networks.py::test_a_version_that_answers_otherwise_does_not",
+    ),
+    Mutant(
+        "batches that the device has no memory for are executed in parts",
+        "worker/models/batches.py",
+        "                self._is_any_size = False\n",
+        "",
+        "tests/test_networks.py::test_sizes_that_do_not_fit_the_device_are_given_up",
+    ),
+    Mutant(
         "the jobs of a dead model process are reclaimed",
         "worker/served_models.py",
         "        await self._reclaim(model, process)\n",
