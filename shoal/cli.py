@@ -295,10 +295,16 @@ def _line(name: str, outcome: Outcome, *, as_json: bool) -> str:
 
 def _summary(answer: Answer) -> str:
     if answer.predictions:
-        return ", ".join(map(str, answer.predictions))
+        separator = "; " if answer.predictions[0].box else ", "
+        return separator.join(map(str, answer.predictions))
+    if "predictions" in answer.document:
+        return "nothing found"
     embedding = answer.document.get("embedding")
     if isinstance(embedding, list):
         return f"{len(embedding)} floats: " + " ".join(f"{value:.4f}" for value in embedding[:5]) + " ..."
+    outputs = answer.document.get("outputs")
+    if isinstance(outputs, dict):
+        return ", ".join(f"{name} {output['dtype']} {output['shape']}" for name, output in outputs.items())
     return "answered"
 
 
