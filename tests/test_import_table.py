@@ -41,6 +41,7 @@ ONLY_IN: dict[str, set[str]] = {
         "loadtest/users.py",
     },
     "gevent": {"loadtest/arrivals.py", "loadtest/roles.py", "loadtest/run.py"},
+    "fsspec": {"worker/repository/objects.py"},
     "tensorflow": {"worker/models/networks/tensorflow_backend.py"},
     "jax": {"worker/models/networks/jax_backend.py"},
     "torch": {"worker/models/networks/torch_backend.py"},
