@@ -7,7 +7,8 @@
     │   ├── MissingImage             400 missing_image
     │   ├── EmptyBody                400 empty_body
     │   ├── InvalidOption            400 invalid_option
-    │   └── WrongTask                400 wrong_task
+    │   ├── WrongTask                400 wrong_task
+    │   └── InvalidUrl               400 invalid_url
     ├── Unauthorized                 401 unauthorized
     │   ├── MissingKey               401 missing_key
     │   ├── InvalidKey               401 invalid_key
@@ -15,8 +16,11 @@
     │   ├── InvalidTicket            401 invalid_ticket
     │   ├── ExpiredTicket            401 expired_ticket      retryable
     │   └── SpentTicket              401 spent_ticket        retryable
+    ├── UrlDisabled                  403 url_disabled
+    ├── UrlNotAllowed                403 url_not_allowed
     ├── UnknownPath                  404 unknown_path
     ├── UnknownModel                 404 unknown_model
+    │   └── UnknownLabel             404 unknown_label
     ├── MethodNotAllowed             405 method_not_allowed
     ├── UploadTimeout                408 upload_timeout
     ├── BodyTooLarge                 413 body_too_large
@@ -25,6 +29,8 @@
     ├── InvalidImage                 422 invalid_image
     │   ├── TooManyPixels            422 too_many_pixels
     │   └── Quarantined              422 quarantined
+    ├── FetchFailed                  424 fetch_failed
+    │   └── FetchTimeout             424 fetch_timeout
     ├── QueueFull                    429 queue_full          retryable
     ├── ModelFailed                  500 model_failed
     ├── ModelCrashed                 500 model_crashed
@@ -53,11 +59,14 @@ __all__ = [
     "Draining",
     "EmptyBody",
     "ExpiredTicket",
+    "FetchFailed",
+    "FetchTimeout",
     "InvalidImage",
     "InvalidKey",
     "InvalidOption",
     "InvalidRequest",
     "InvalidTicket",
+    "InvalidUrl",
     "MethodNotAllowed",
     "MissingImage",
     "MissingKey",
@@ -73,10 +82,13 @@ __all__ = [
     "TooManyPixels",
     "Unauthorized",
     "Unavailable",
+    "UnknownLabel",
     "UnknownModel",
     "UnknownPath",
     "UnsupportedImage",
     "UploadTimeout",
+    "UrlDisabled",
+    "UrlNotAllowed",
     "WrongTask",
     "WrongWorker",
     "from_body",
@@ -147,6 +159,11 @@ class WrongTask(InvalidRequest):
     summary = "This path answers classifications only, and the model does something else."
 
 
+class InvalidUrl(InvalidRequest):
+    code = "invalid_url"
+    summary = "Not the URL of a picture: http or https, with a host, and without a user's name."
+
+
 class Unauthorized(ShoalError):
     status, code = 401, "unauthorized"
     summary = "Not authenticated."
@@ -182,6 +199,16 @@ class SpentTicket(Unauthorized):
     summary = "Every use of the ticket is spent: look up again."
 
 
+class UrlDisabled(ShoalError):
+    status, code = 403, "url_disabled"
+    summary = "Pictures are not fetched here: send the image itself."
+
+
+class UrlNotAllowed(ShoalError):
+    status, code = 403, "url_not_allowed"
+    summary = "Pictures are not fetched from this host."
+
+
 class UnknownPath(ShoalError):
     status, code = 404, "unknown_path"
     summary = "There is nothing at this path."
@@ -190,6 +217,11 @@ class UnknownPath(ShoalError):
 class UnknownModel(ShoalError):
     status, code = 404, "unknown_model"
     summary = "No such model is served here."
+
+
+class UnknownLabel(UnknownModel):
+    code = "unknown_label"
+    summary = "The model has no such label."
 
 
 class MethodNotAllowed(ShoalError):
@@ -230,6 +262,16 @@ class TooManyPixels(InvalidImage):
 class Quarantined(InvalidImage):
     code = "quarantined"
     summary = "This image killed the model process each time it was executed, so it is refused here."
+
+
+class FetchFailed(ShoalError):
+    status, code = 424, "fetch_failed"
+    summary = "The picture could not be fetched."
+
+
+class FetchTimeout(FetchFailed):
+    code = "fetch_timeout"
+    summary = "The picture did not arrive in time."
 
 
 class QueueFull(ShoalError):

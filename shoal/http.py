@@ -8,9 +8,9 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
 
 from aiohttp import BodyPartReader, web
 from aiohttp.http_exceptions import BadHttpMessage
@@ -28,7 +28,7 @@ from shoal.errors import (
 )
 from shoal.logs import request_id as current_request_id
 from shoal.metrics import HttpMetrics
-from shoal.wire import Priority
+from shoal.wire import Option, Priority
 
 log = logging.getLogger("shoal.access")
 
@@ -37,8 +37,11 @@ TIMEOUT_MS = "Shoal-Timeout-Ms"
 LOAD = "Shoal-Load"
 UPLOADS = "Shoal-Uploads"
 GATEWAY = "Shoal-Gateway"
+KEY = "Shoal-Key"
+CACHE = "Shoal-Cache"
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_DECIMAL = re.compile(r"-?[0-9]+(\.[0-9]*)?")
 _PROBES = ("/livez", "/readyz", "/load", "/metrics")
 _FIELDS = ("image", "data")  # the two origin systems' names
 _MAX_PARTS = 16
@@ -47,6 +50,8 @@ _CHUNK = 64 * 1024
 # What a handler adds to the log line and the metrics of its request.
 MODEL = web.RequestKey("model", str)
 SUBJECT = web.RequestKey("subject", str)
+
+T = TypeVar("T")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -185,6 +190,37 @@ def whole_number(request: web.Request, name: str, *, default: int, most: int) ->
     return number
 
 
+def number_of(request: web.Request, name: str, option: Option) -> float | None:
+    """The query parameter ``name`` as ``option`` allows it; None when it is not given. Raises ``InvalidOption``."""
+    text = request.query.get(name)
+    if text is None:
+        return None
+    number = (_number(text) if option.whole else _decimal(text)) if text.isascii() else None
+    if number is None or not option.low <= number <= option.high:
+        kind = "whole number" if option.whole else "number"
+        raise InvalidOption(f"{name} is a {kind} from {option.low:g} to {option.high:g}.")
+    return number
+
+
+def switch(request: web.Request, name: str) -> bool | None:
+    """The query parameter ``name``, 0 or 1; None when it is not given. Raises ``InvalidOption``."""
+    text = request.query.get(name)
+    if text not in (None, "0", "1"):
+        raise InvalidOption(f"{name} is 0 or 1.")
+    return None if text is None else text == "1"
+
+
+def prefers(request: web.Request, content_type: str) -> bool:
+    """Whether ``Accept`` names ``content_type``, and nothing else before it or with a higher quality."""
+    best, chosen = 0.0, ""
+    for part in request.headers.get("Accept", "").split(","):
+        kind, *parameters = (text.strip().lower() for text in part.split(";"))
+        quality = next((_decimal(p[2:]) or 0.0 for p in parameters if p.startswith("q=")), 1.0)
+        if quality > best:
+            best, chosen = quality, kind
+    return chosen == content_type
+
+
 def priority_of(request: web.Request) -> Priority:
     """The query parameter ``priority``. Raises ``InvalidOption``."""
     match request.query.get("priority", "interactive"):
@@ -198,6 +234,10 @@ def priority_of(request: web.Request) -> Priority:
 
 def _number(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
+
+
+def _decimal(text: str) -> float | None:
+    return float(text) if len(text) < 32 and _DECIMAL.fullmatch(text) else None
 
 
 def check_head(request: web.Request, limit: int) -> None:
@@ -222,24 +262,36 @@ async def expect_nothing_yet(_: web.Request) -> None:
     """Leave ``Expect: 100-continue`` to the handler, which asks for the body only when it wants it."""
 
 
-async def read_image(request: web.Request, limit: int, timeout: float) -> bytes:
-    """The image of a request: its raw body, or the form's file field ``image`` or ``data``.
+async def read_images(request: web.Request, limit: int, timeout: float, *, most: int = 1) -> list[bytes]:
+    """The images of a request: its raw body, or the form's file fields ``image`` or ``data``, ``most`` at the most.
 
-    Raises ``BodyTooLarge``, ``EmptyBody``, ``MissingImage``, ``UploadTimeout`` or ``InvalidRequest``.
+    ``limit`` is of all bytes together. Raises ``BodyTooLarge``, ``EmptyBody``, ``MissingImage``, ``UploadTimeout`` or
+    ``InvalidRequest``.
     """
     check_head(request, limit)
+    if request.content_type.startswith("multipart/"):
+        images = await _received(request, _form_images(request, limit, most), timeout)
+    else:
+        images = [await read_body(request, limit, timeout)]
+    for number, image in enumerate(images, 1):
+        if not image:
+            raise EmptyBody(f"Image {number} is empty." if len(images) > 1 else None)
+    return images
+
+
+async def read_body(request: web.Request, limit: int, timeout: float) -> bytes:
+    """The body as it is. Raises ``BodyTooLarge`` or ``UploadTimeout``."""
+    check_head(request, limit)
+    return await _received(request, _collect(request.content.iter_any(), limit), timeout)
+
+
+async def _received(request: web.Request, receiving: Coroutine[Any, Any, T], timeout: float) -> T:
     welcome_body(request)
     try:
         async with asyncio.timeout(timeout):
-            if request.content_type.startswith("multipart/"):
-                image = await _form_image(request, limit)
-            else:
-                image = await _collect(request.content.iter_any(), limit)
+            return await receiving
     except TimeoutError:
         raise UploadTimeout(f"The body did not arrive within {timeout:g} s.") from None
-    if not image:
-        raise EmptyBody
-    return image
 
 
 async def _collect(chunks: Any, limit: int) -> bytes:
@@ -253,21 +305,32 @@ async def _collect(chunks: Any, limit: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-async def _form_image(request: web.Request, limit: int) -> bytes:
+async def _form_images(request: web.Request, limit: int, most: int) -> list[bytes]:
+    images: list[bytes] = []
     try:
         form = await request.multipart()
-        for _ in range(_MAX_PARTS):
-            part = await form.next()
+        for _ in range(most + _MAX_PARTS):
+            try:
+                part = await form.next()
+            except ValueError:
+                if len(images) == 1:
+                    break  # whoever sent one image may have left out the end of the form
+                raise
             if part is None:
                 break
-            if isinstance(part, BodyPartReader) and part.name in _FIELDS:
-                return await _collect(_chunks(part), limit)
             if not isinstance(part, BodyPartReader):
                 raise InvalidRequest("A form inside a form is not accepted.")
-            await _collect(_chunks(part), limit)
+            data = await _collect(_chunks(part), limit)
+            limit -= len(data)
+            if part.name in _FIELDS:
+                images.append(data)
+            if len(images) > most:
+                raise InvalidRequest(f"The form has more than {most} images.")
     except (ValueError, AssertionError, RuntimeError, EOFError) as error:
         raise InvalidRequest("The form is malformed.") from error
-    raise MissingImage
+    if not images:
+        raise MissingImage
+    return images
 
 
 async def _chunks(part: BodyPartReader) -> Any:

@@ -55,7 +55,7 @@ class FrontMetrics(HttpMetrics):
         super().__init__(registry)
         self.stage = Histogram(
             "shoal_stage_duration_seconds",
-            "Time an image spent in one stage: receive, decode, queue, inference.",
+            "Time an image spent in one stage: receive, cache, decode, wait, queue, inference, render.",
             ["model", "stage"],
             buckets=_SECONDS,
             registry=registry,
@@ -68,6 +68,19 @@ class FrontMetrics(HttpMetrics):
         )
         self.resubmitted = Counter(
             "shoal_resubmitted", "Jobs submitted again after a loss of Redis.", registry=registry
+        )
+        self.cache_hits = Counter("shoal_cache_hits", "Images answered from the cache.", ["model"], registry=registry)
+        self.cache_misses = Counter(
+            "shoal_cache_misses", "Images that were looked for in the cache and executed.", ["model"], registry=registry
+        )
+        self.shared = Counter(
+            "shoal_shared", "Images answered by the execution of an equal one.", ["model"], registry=registry
+        )
+        self.cache_bytes = Gauge(
+            "shoal_cache_bytes",
+            "Bytes of kept answers, as the cache counts them.",
+            registry=registry,
+            multiprocess_mode="livemostrecent",
         )
 
 

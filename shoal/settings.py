@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import tomllib
 from collections.abc import Sequence
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -32,6 +33,8 @@ MIB = 1024 * 1024
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(ge=0, le=86400)]
 Count = Annotated[int, Field(ge=1)]
+_HOST = re.compile(r"(\*\.)?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?")
+
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
@@ -47,7 +50,20 @@ def _socket_path(value: str) -> str:
     return value and check_path(value)
 
 
+def _host(value: str) -> str:
+    name, colon, port = value.lower().partition(":")
+    if not _HOST.fullmatch(name) or (colon and not (port.isascii() and port.isdigit() and 0 < int(port) <= 65535)):
+        raise ValueError(f"{value} is not HOST, *.DOMAIN, HOST:PORT or *.DOMAIN:PORT")
+    return value.lower()
+
+
+def _network(value: str) -> str:
+    return str(ip_network(value))
+
+
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+Hosts = Annotated[tuple[Annotated[str, AfterValidator(_host)], ...], NoDecode, BeforeValidator(_split)]
+Networks = Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], NoDecode, BeforeValidator(_split)]
 Devices = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|[0-9]+(,[0-9]+)*)$")]
 File = Annotated[Path, AfterValidator(_absolute)]
 SocketPath = Annotated[str, AfterValidator(_socket_path)]
@@ -185,13 +201,27 @@ class WorkerSettings(Settings):
         300.0, description="a child that is not ready after so long is started again, seconds"
     )
     devices: Devices = Field("auto", description="where models execute: auto (all GPUs, or else the CPU), cpu, or 0,1")
+    model_memory_bytes: Annotated[int, Field(ge=0)] = Field(
+        0, description="memory for published models, by their manifests, bytes; 0: that of a GPU, or no limit"
+    )
     model_cache: str = Field("", description="folder for fetched models; empty: a temporary one")
     model_cache_bytes: Count = Field(20_480 * MIB, description="most bytes of models that are kept there")
     in_flight: Count = Field(1024, description="most requests that a front holds at once")
     in_flight_bytes: Count = Field(512 * MIB, description="most bytes of bodies that a front holds at once")
+    images_per_request: Count = Field(16, description="most images in one request")
+    cache_bytes: Annotated[int, Field(ge=0)] = Field(0, description="answers kept for equal images, bytes; 0: none")
+    cache_lifetime: Annotated[float, Field(ge=0.001, le=86400)] = Field(
+        300.0, description="how long an answer is kept, seconds"
+    )
+    url_hosts: Hosts = Field((), description="where pictures may be fetched: HOST or *.DOMAIN, each with :PORT or not")
+    url_networks: Networks = Field((), description="networks that they may be in though not public: 10.1.0.0/16,…")
+    url_timeout: Annotated[float, Field(ge=0.01, le=3600)] = Field(10.0, description="longest fetch, seconds")
+    url_fetches: Count = Field(16, description="pictures fetched at once by each front")
 
     @model_validator(mode="after")
     def _safe(self) -> Self:
+        if not self.redis and self.cache_bytes > self.redis_bytes // 2:
+            raise ValueError(f"cache_bytes {self.cache_bytes} is refused: at most half of redis_bytes may be")
         exposed = [h for h in (self.host, self.internal_host) if not is_loopback(h)]
         if self.ticket_keys is None and exposed:
             raise ValueError(f"without ticket_keys, {', '.join(exposed)} is refused: only a loopback address may")

@@ -92,9 +92,10 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     """One image on its way through the queue of a model version.
 
     ``inputs`` maps input names to tensors. ``submitted`` is on the node's monotonic clock (seconds), and
-    ``remaining_ms`` counts from it. ``waiters`` are the reply streams that want the answer. ``digest`` is the sha256
-    of the image as it came, and ``frame`` says what part of it the tensor shows. A ``heartbeat`` is nobody's image: it
-    shows that the queue and the model process work.
+    ``remaining_ms`` counts from it. ``waiters`` are the reply streams that want the answer; a job with a ``flight``
+    has them in the queue, where more may join. ``digest`` is the sha256 of the image as it came, and ``frame`` says
+    what part of it the tensor shows. A ``heartbeat`` is nobody's image: it shows that the queue and the model process
+    work.
     """
 
     id: str
@@ -113,6 +114,7 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     digest: str = ""
     frame: Frame | None = None
     heartbeat: bool = False
+    flight: str = ""
 
     @property
     def deadline(self) -> float:
@@ -174,8 +176,8 @@ class ModelLoad(msgspec.Struct, frozen=True):
     """The load of one model version on one node. ``queue_depth`` counts waiting and executing jobs, bulk or not.
 
     ``slots`` and ``bulk_slots`` are how many more the gateway that asked may send, and ``arrived`` how many uses of
-    its tickets have come since the queue began: what it has sent beyond those is still on its way. ``reason`` is why it
-    has failed.
+    its tickets have come since the queue began: what it has sent beyond those is still on its way. A worker that
+    ``caches`` remembers its answers. ``reason`` is why the version has failed.
     """
 
     status: Status
@@ -190,6 +192,7 @@ class ModelLoad(msgspec.Struct, frozen=True):
     digest: str = ""
     task: str = ""
     reason: str = ""
+    caches: bool = False
 
 
 class LoadReport(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -64,7 +64,7 @@ MUTANTS = (
     Mutant(
         "a job's reply goes to its own request",
         "worker/submissions.py",
-        "self._pending.get(reply.job)",
+        "self._pending.get(name)",
         "next(iter(self._pending.values()), None)",
         "tests/test_cluster.py::test_every_image_gets_its_own_answer[proxy]",
     ),
@@ -120,7 +120,7 @@ MUTANTS = (
     Mutant(
         "a quarantined image is refused",
         "worker/queue_scripts/submit.lua",
-        "if redis.call('HEXISTS', quarantine, digest) == 1 then return {'quarantined', depth} end\n",
+        "if quarantined > 0 then return {'quarantined', depth, quarantined} end\n",
         "",
         "tests/test_queue.py::test_a_quarantined_image_is_refused_until_it_is_released[valkey]",
     ),
@@ -134,14 +134,14 @@ MUTANTS = (
     Mutant(
         "bulk jobs leave room for interactive ones",
         "worker/queue.py",
-        'room = capacity if job.priority == "interactive" else bulk_capacity(capacity)',
+        'room = capacity if offers[0].priority == "interactive" else bulk_capacity(capacity)',
         "room = capacity",
         "tests/test_queue.py::test_bulk_jobs_leave_room_for_interactive_ones[valkey]",
     ),
     Mutant(
         "a front refuses on the head of a request what there is no room for",
         "worker/front.py",
-        "        self._admit(wanted, size)\n",
+        "        self._admit(asked, size)\n",
         "",
         "tests/test_full_queue.py",
     ),

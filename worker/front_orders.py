@@ -19,6 +19,13 @@ class Limits(msgspec.Struct, frozen=True):
     in_flight_bytes: int
     capacity: int
     capacity_bytes: int
+    images_per_request: int = 16
+    cache_bytes: int = 0
+    cache_lifetime: float = 300.0
+    url_hosts: tuple[str, ...] = ()
+    url_networks: tuple[str, ...] = ()
+    url_timeout: float = 10.0
+    url_fetches: int = 16
 
 
 class Orders(msgspec.Struct, frozen=True):

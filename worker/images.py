@@ -76,6 +76,12 @@ def decode(data: bytes, spec: ImageInput, *, max_pixels: int) -> tuple[Pixels, F
         return _fit(image, spec)
 
 
+def pixels_of(data: bytes, *, max_pixels: int) -> int:
+    """How many pixels the header of ``data`` claims. Raises as ``decode`` does, but for what only decoding shows."""
+    with _opened(data, max_pixels) as image:
+        return image.width * image.height
+
+
 def annotate(data: bytes, predictions: Sequence[Mapping[str, Any]], *, max_pixels: int) -> bytes:
     """The upright picture with the ``box`` and the name of each prediction that has one, as JPEG.
 

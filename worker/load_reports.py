@@ -29,12 +29,14 @@ class LoadReports:
         incarnation: str,
         public_url: str | None,
         capacity: int,
+        caches: bool = False,
     ) -> None:
         self._queue = queue
         self._worker = worker
         self._incarnation = incarnation
         self._public_url = public_url
         self._capacity = capacity
+        self._caches = caches
         self._told = float("-inf")
         self._reports: dict[str, LoadReport] = {}
         self.state = NodeState()
@@ -92,4 +94,5 @@ class LoadReports:
             idle=state.idle,
             digest=state.card.digest if state.card else "",
             task=state.card.task if state.card else "",
+            caches=self._caches and state.card is not None and state.card.cacheable,
         )

@@ -19,7 +19,7 @@ _ENOUGH_SECONDS = 5.0
 
 
 class Batches:
-    """A network, and the sizes in which it is executed: its own if that is fixed, a few warmed ones if it pads, else any.
+    """A network, and the sizes in which it is executed: its own fixed one, a few warmed ones if it pads, else any.
 
     Raises ``NotLoadable`` for outputs that are not one entry for each image.
     """
@@ -38,6 +38,8 @@ class Batches:
         self._plans: dict[int, tuple[int, ...]] = {}
 
     def __repr__(self) -> str:
+        if self._is_any_size:
+            return "any batch size"
         return ", ".join(f"{size}: {cost * 1000:.1f} ms" for size, cost in self._costs.items())
 
     def warm_up(self, image: Array) -> None:

@@ -15,7 +15,14 @@ for _, stream in ipairs({waiting, bulk, suspects}) do
         redis.call('DECRBY', bytes, #job)
         table.insert(culprits, job)
       else
-        redis.call('XADD', suspects, '*', 'job', job, 'claims', claims, 'front', front)
+        local flight = fields[8]
+        if flight then
+          local entry = redis.call('XADD', suspects, '*', 'job', job, 'claims', claims, 'front', front, 'flight', flight)
+          local key = names(flight)
+          if redis.call('EXISTS', key) == 1 then redis.call('HSET', key, 'stream', suspects, 'entry', entry) end
+        else
+          redis.call('XADD', suspects, '*', 'job', job, 'claims', claims, 'front', front)
+        end
         moved = moved + 1
       end
     end

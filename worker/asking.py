@@ -1,0 +1,121 @@
+"""What a request asks for, by its head and its ticket: checked before its body is read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import uuid
+from dataclasses import dataclass
+from typing import Literal
+
+from aiohttp import web
+
+from shoal import http
+from shoal.errors import InvalidTicket, NotReady, UnknownModel, WrongTask
+from shoal.tickets import Ticket
+from shoal.wire import ModelCard, ModelState, Priority, model_key
+from worker.front_orders import Limits
+from worker.jobs import Sharing
+from worker.load_reports import LoadReports
+
+Shape = Literal["whole", "pairs"]
+Caching = Literal["shared", "fresh", "off"]
+
+_JPEG = "image/jpeg"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a request asks for. ``deadline`` is on the monotonic clock, ``limit`` the most bytes of its images.
+
+    ``caching`` is ``shared`` when an equal image's answer will do, and ``fresh`` when only others may use this one.
+    """
+
+    state: ModelState
+    card: ModelCard
+    shape: Shape
+    deadline: float
+    options: dict[str, float]
+    priority: Priority
+    limit: int
+    caching: Caching
+    is_rendered: bool
+
+    @property
+    def seconds(self) -> float:
+        """What is left, a little at least."""
+        return max(0.001, self.deadline - time.monotonic())
+
+    def sharing(self, digest: str, limits: Limits) -> Sharing | None:
+        """How an image of this ``digest`` shares its execution and its answer with equal ones."""
+        if self.caching == "off":
+            return None
+        content = content_of(digest, self.card, self.options)
+        flight = content if self.caching == "shared" else uuid.uuid4().hex
+        return Sharing(content, flight, int(limits.cache_lifetime * 1000), limits.cache_bytes)
+
+
+def content_of(digest: str, card: ModelCard, options: dict[str, float]) -> str:
+    """The name of all that an answer depends on: the image's bytes, the weights, the model version, the options."""
+    parts = [digest, card.digest, card.key, sorted(options.items())]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def wanted(
+    request: web.Request, ticket: Ticket | None, shape: Shape, *, reports: LoadReports, limits: Limits
+) -> Wanted:
+    """Everything that the head of a request says, checked. Raises what is wrong with it."""
+    state, card = _model(request, ticket, reports)
+    request[http.MODEL] = card.key
+    if shape == "pairs" and card.task != "classification":
+        raise WrongTask
+    render = http.switch(request, "render")
+    is_rendered = http.prefers(request, _JPEG) if render is None else render
+    if is_rendered and (not card.boxes or shape == "pairs"):
+        raise WrongTask("Only the predictions of a model that finds boxes can be drawn.")
+    seconds = http.timeout_of(request, default=limits.request_timeout, most=limits.longest_timeout)
+    named = ((name, http.number_of(request, name, option)) for name, option in card.options.items())
+    return Wanted(
+        state=state,
+        card=card,
+        shape=shape,
+        deadline=time.monotonic() + seconds,
+        options={name: number for name, number in named if number is not None},
+        priority=ticket.priority if ticket else http.priority_of(request),
+        limit=min(limits.max_body_bytes, ticket.max_bytes) if ticket else limits.max_body_bytes,
+        caching=_caching(request, card, limits),
+        is_rendered=is_rendered,
+    )
+
+
+def _caching(request: web.Request, card: ModelCard, limits: Limits) -> Caching:
+    said = {part.strip().lower() for part in request.headers.get("Cache-Control", "").split(",")}
+    wish = http.switch(request, "cache")
+    if not limits.cache_bytes or not card.cacheable or "no-store" in said:
+        return "off"
+    return "fresh" if wish is False or "no-cache" in said else "shared"
+
+
+def _model(request: web.Request, ticket: Ticket | None, reports: LoadReports) -> tuple[ModelState, ModelCard]:
+    model, version = request.query.get("model"), request.query.get("version")
+    models = reports.state.models
+    if ticket is not None:
+        permitted = ticket.model.rpartition("@")
+        if model not in (None, permitted[0]) or version not in (None, permitted[2]):
+            raise InvalidTicket("The ticket is for another model.")
+        key: str | None = ticket.model
+    elif model is None:
+        key = next(iter(models), None)
+    elif version is not None:
+        key = model_key(model, version)
+    else:
+        key = next((k for k in models if k.rpartition("@")[0] == model), None)
+    if not reports.is_informed:
+        raise NotReady
+    state = models.get(key or "")
+    if state is None:
+        raise UnknownModel(f"There is no model {model or key!r} on this worker.")
+    if state.card is None:
+        raise NotReady(f"The model {key} is {state.status}.")
+    return state, state.card

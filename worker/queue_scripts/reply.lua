@@ -1,0 +1,7 @@
+-- Answer all who wait for a job that is no longer in the queue. KEYS: the reply streams of its waiters. ARGV: flight,
+-- reply, reply lifetime, reply cap.
+if ARGV[1] ~= '' then return land(ARGV[1], ARGV[2], false, ARGV[3], ARGV[4]) end
+for _, key in ipairs(KEYS) do
+  redis.call('XADD', key, 'MAXLEN', '~', ARGV[4], '*', 'reply', ARGV[2])
+  redis.call('PEXPIRE', key, ARGV[3])
+end

@@ -1,0 +1,87 @@
+"""How the node's Redis is reached: its two connections, its errors in our words, and the scripts that it executes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import redis.asyncio as aioredis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.commands.core import AsyncScript
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import OutOfMemoryError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+_MAX_CONNECTIONS = 64  # calls beyond them wait for one
+
+_SCRIPTS = ("claim", "cancel", "observe")
+_SHARING_SCRIPTS = (
+    "submit",
+    "finish",
+    "leave",
+    "abandon",
+    "reclaim",
+    "reply",
+    "cache",
+    "forget",
+)  # begin with sharing.lua
+
+
+class QueueUnavailable(Exception):
+    """Redis does not answer, or has no memory left. Fronts keep their jobs and submit them again when it is back."""
+
+
+@asynccontextmanager
+async def connected(path: str) -> AsyncIterator[tuple[aioredis.Redis, aioredis.Redis]]:
+    """A client of the Redis that listens at the socket ``path``, and another one for blocking reads.
+
+    Both connect on first use.
+    """
+    once = Retry(NoBackoff(), 0)  # a lost Redis loses its jobs, so who called must know
+    pool = aioredis.BlockingConnectionPool(
+        connection_class=aioredis.UnixDomainSocketConnection,
+        path=path,
+        retry=once,
+        socket_timeout=10,
+        protocol=2,
+        max_connections=_MAX_CONNECTIONS,
+        timeout=None,
+    )
+    client = aioredis.Redis.from_pool(pool)
+    # Blocking reads outlast any socket timeout.
+    blocking = aioredis.Redis(unix_socket_path=path, retry=once, socket_timeout=None, protocol=2)
+    try:
+        yield client, blocking
+    finally:
+        await client.aclose()
+        await blocking.aclose()
+
+
+def scripts(client: aioredis.Redis) -> dict[str, AsyncScript]:
+    """Every script of ``queue_scripts/``, by name."""
+    folder = Path(__file__).parent / "queue_scripts"
+
+    def read(name: str) -> str:
+        return (folder / f"{name}.lua").read_text(encoding="utf-8")
+
+    texts = {name: read(name) for name in _SCRIPTS} | {name: read("sharing") + read(name) for name in _SHARING_SCRIPTS}
+    return {name: client.register_script(text) for name, text in texts.items()}
+
+
+@contextmanager
+def translated(*, full: bool = True) -> Iterator[None]:
+    """Raises ``QueueUnavailable`` for what Redis or its connection cannot help; unless ``full``, not for its memory."""
+    try:
+        yield
+    except (RedisConnectionError, RedisTimeoutError, OSError) as error:
+        raise QueueUnavailable(str(error)) from error
+    except ResponseError as error:
+        if full and is_out_of_memory(error):
+            raise QueueUnavailable(str(error)) from error
+        raise
+
+
+def is_out_of_memory(error: ResponseError) -> bool:
+    return isinstance(error, OutOfMemoryError) or "OOM" in str(error)  # the latter is Redis 6.2, in a script
