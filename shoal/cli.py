@@ -26,6 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] and arguments[0] in _SERVICES:
         return _become(arguments[0], arguments[1:])
+    if arguments[:1] in (["models"], ["serve"]):
+        return _become("worker.repository", arguments[arguments[0] == "models" :], extra="worker")
     if arguments[:1] == ["settings"] and arguments[1:2] and arguments[1] in _SERVICES:
         return _settings(arguments[1], arguments[2:])
     options = _parser().parse_args(arguments)
@@ -85,6 +87,8 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--json", action="store_true")
     status.set_defaults(command=_status)
 
+    commands.add_parser("models", help="publish models, and say which version serves whom ('shoal models --help')")
+    commands.add_parser("serve", help="serve a model's file on this machine ('shoal serve --help')")
     operations.add_commands(commands)
 
     keys = commands.add_parser("keys", help="make and remove API keys and ticket keys")
@@ -140,11 +144,11 @@ def _missing(extra: str, module: str) -> str | None:
     )
 
 
-def _become(service: str, arguments: list[str]) -> int:
-    """Become the service: it is another program, and the client does not import it."""
-    if problem := _missing(service, "pydantic_settings"):
+def _become(program: str, arguments: list[str], *, extra: str = "") -> int:
+    """Become the program: the client does not import it."""
+    if problem := _missing(extra or program, "pydantic_settings"):
         return _complain(problem)
-    return os.execv(sys.executable, [sys.executable, "-m", service, *arguments])  # noqa: S606
+    return os.execv(sys.executable, [sys.executable, "-m", program, *arguments])  # noqa: S606
 
 
 def _settings(service: str, arguments: list[str]) -> int:
@@ -213,9 +217,10 @@ def _up(options: argparse.Namespace) -> int:
 def _instructions(document: dict[str, Any]) -> str:
     return (
         f"{len(document['workers'])} workers and {len(document['gateways'])} gateways serve "
-        f"{', '.join(document['models'])}. In another terminal:\n\n"
+        f"{', '.join(document['models']) or 'no model yet'}. In another terminal:\n\n"
         f"  export SHOAL_GATEWAY={document['gateway']} SHOAL_API_KEY={document['api_key']}\n"
         f"  export SHOAL_CONTROL={document['control']}\n"
+        f"  export SHOAL_DISCOVERY='{document['discovery']}' SHOAL_REPOSITORY={document['repository']}\n"
         "  shoal predict cat.jpg\n\nCtrl-C stops the cluster.\n"
     )
 

@@ -1,4 +1,4 @@
-"""Writing small files that others read while they change."""
+"""Writing files that others read while they change, or after the power was gone."""
 
 from __future__ import annotations
 
@@ -15,3 +15,19 @@ def write_whole(path: Path, text: str, *, mode: int) -> None:
         if os.geteuid() == 0 and path.exists():
             os.fchown(descriptor, path.stat().st_uid, path.stat().st_gid)
     temporary.replace(path)
+
+
+def flush_tree(folder: Path) -> None:
+    """Have everything in ``folder`` on the disk."""
+    for path in folder.rglob("*"):
+        flush(path)
+    flush(folder)
+
+
+def flush(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -5,6 +5,7 @@ It loads and executes the model, so it imports the model's framework: for tools,
 
 from __future__ import annotations
 
+import errno
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from shoal.errors import ShoalError
+from shoal.files import flush_tree
 from shoal.wire import ModelCard
 from worker import images
 from worker.models import conversion, golden, inference, manifest, networks, published
@@ -59,10 +61,11 @@ class Prepared:
 def prepare(source: Path, into: Path, *, model: str, version: str, wishes: Wishes) -> Prepared:
     """Make the folder ``into`` of ``source``; it is complete or not there.
 
-    Raises ``NotPrepared`` with everything that can be found wrong at once, and ``MissingPackage``.
+    Raises ``NotPrepared`` with everything that can be found wrong at once, ``MissingPackage``, and ``FileExistsError``
+    when somebody else has made ``into``.
     """
     if into.exists():
-        raise NotPrepared([f"{into} is there already"])
+        raise FileExistsError(f"{into} is there already")
     into.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".prepare-", dir=into.parent) as scratch:
         stage = Path(scratch) / into.name
@@ -74,8 +77,18 @@ def prepare(source: Path, into: Path, *, model: str, version: str, wishes: Wishe
             raise NotPrepared(error.problems) from error
         except (GoldenMismatch, NotLoadable, OutOfMemory, DeviceLost, ShoalError, ValueError) as error:
             raise NotPrepared([str(error) or type(error).__name__]) from error
-        stage.rename(into)
+        flush_tree(stage)
+        _settle(stage, into)
     return Prepared(into, digest_of(into), manifest.read(into), card, (*notes, *more))
+
+
+def _settle(stage: Path, into: Path) -> None:
+    try:
+        stage.rename(into)
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+            raise FileExistsError(f"{into} is there already") from error
+        raise
 
 
 def inferred(source: Path, wishes: Wishes) -> inference.Inferred:

@@ -17,6 +17,8 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from shoal.files import flush, flush_tree
+
 __all__ = ["Cache"]
 
 _PREFIX = ".fetch-"
@@ -59,7 +61,7 @@ class Cache:
 
     def put(self, fetched: Path, digest: str) -> Path:
         """Move a whole folder into the cache; another process may have been faster with the same."""
-        flush(fetched)
+        flush_tree(fetched)
         target = self._folder / digest
         try:
             fetched.rename(target)
@@ -67,7 +69,7 @@ class Cache:
             if not target.is_dir():
                 raise
         os.utime(target)
-        flush_folder(self._folder)
+        flush(self._folder)
         return target
 
     def sweep(self) -> None:
@@ -93,21 +95,6 @@ class Cache:
         """Under another name first, so that its own never stands for half a folder."""
         with self.scratch() as scratch, suppress(FileNotFoundError):
             folder.rename(scratch / folder.name)
-
-
-def flush(folder: Path) -> None:
-    """Have everything below ``folder`` on the disk."""
-    for path in folder.rglob("*"):
-        flush_folder(path)
-    flush_folder(folder)
-
-
-def flush_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _remove_unless_locked(folder: Path) -> None:
