@@ -15,6 +15,7 @@ from worker.models.networks import Network, NotLoadable, Spec
 from worker.models.outcomes import Outcome, task_of
 from worker.models.pixels import Pixels
 from worker.models.runtime import Array
+from worker.models.tasks import labels
 
 __all__ = ["LABELS", "Inferred", "infer", "merged", "sample"]
 
@@ -120,7 +121,8 @@ def _outcome(folder: Path, guessed: Manifest, network: Network) -> Outcome:
     if not executed:
         raise NotLoadable(f"it takes batches of {size} images only, which is more than are tried here")
     outputs = {name: np.concatenate([part[name] for part in executed]) for name in executed[0]}
-    return task_of(outputs, has_labels=bool(guessed.labels), labels_file=LABELS if (folder / LABELS).is_file() else "")
+    file = "" if guessed.labels or not (folder / LABELS).is_file() else LABELS
+    return task_of(outputs, labels=len(labels.read(guessed.labels or file, folder)), labels_file=file)
 
 
 def _declared_by_network(folder: Path, document: Mapping[str, Any], runtime: str) -> Iterator[_Guess]:

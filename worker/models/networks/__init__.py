@@ -42,7 +42,7 @@ _BY_ENDING = {
 }
 _INSTALL = {
     "tensorflow": "shoal[tensorflow]",
-    "keras": "shoal[tensorflow]",
+    "keras": "keras>=3.12",
     "jax": "shoal[jax]",
     "torch": "shoal[torch]",
     "onnxruntime": "shoal[onnx]",
