@@ -45,7 +45,13 @@ PICKS: dict[str, tuple[Offers, str | None, Publication | None, dict[str, str]]] 
     "the one that is asked for": ({"a": ["1", "2"], "b": ["2"]}, "1", None, {"a": "1"}),
     "one that is not published, asked for": ({"a": ["1", "2"]}, "1", digits("2"), {"a": "1"}),
     "one that nobody has": ({"a": ["1"]}, "2", digits("1", "2"), {}),
-    "only published ones by default": ({"a": ["1", "2", "3"], "b": ["3"]}, None, digits("1", "2"), {"a": "2"}),
+    "published ones first": ({"a": ["1", "2", "3"], "b": ["1", "2"]}, None, digits("1", "2"), {"a": "2", "b": "2"}),
+    "the old one where the published one does not load": (
+        {"a": ["2"], "b": ["1"]},
+        None,
+        digits("2"),
+        {"a": "2", "b": "1"},
+    ),
     "a label alone is no split": ({"a": ["1", "2"]}, None, digits("1", "2", labels={"x": "1"}), {"a": "2"}),
     "the split": ({"a": ["1", "2"], "b": ["2"]}, None, digits("1", "2", traffic={"1": 1}), {"a": "1"}),
     "the split among what is ready": (
@@ -54,7 +60,7 @@ PICKS: dict[str, tuple[Offers, str | None, Publication | None, dict[str, str]]] 
         digits("1", "2", "3", traffic={"2": 1000, "1": 1}),
         {"a": "1", "b": "1"},
     ),
-    "of a split nothing is ready": ({"a": ["1"]}, None, digits("1", "2", traffic={"2": 1}), {}),
+    "of a split nothing is ready": ({"a": ["1"]}, None, digits("1", "2", traffic={"2": 1}), {"a": "1"}),
     "a version beside the split, asked for": ({"a": ["1", "2"]}, "1", digits("1", "2", traffic={"2": 1}), {"a": "1"}),
 }
 
