@@ -203,8 +203,8 @@ MUTANTS = (
     ),
     Mutant(
         "the SDK tells the gateway what is bulk",
-        "shoal/client.py",
-        'bulk = "bulk" if self.priority == "bulk" else None',
+        "shoal/calls.py",
+        'bulk = "bulk" if priority == "bulk" else None',
         "bulk = None",
         "tests/test_client.py::test_bulk_images_say_so_and_share_no_grant_with_interactive_ones",
     ),
