@@ -215,6 +215,48 @@ MUTANTS = (
         "if False:",
         "tests/test_client.py::test_a_caller_with_little_time_does_not_take_a_grant_of_one_with_more",
     ),
+    Mutant(
+        "an emptied store takes no value away",
+        "discovery/values.py",
+        "            self._lost, self._store = held, store\n",
+        "            self._lost, self._store = {}, store\n",
+        "tests/test_discovery_values.py::test_an_emptied_store_takes_nothing_away[file]",
+    ),
+    Mutant(
+        "a value is replaced only by who knows the last one",
+        "discovery/file_values.py",
+        "            with locked(self._folder) as folder:\n",
+        "            with opened(self._folder) as folder:\n",
+        "tests/test_discovery_values.py::test_of_many_at_once_one_succeeds[file]",
+    ),
+    Mutant(
+        "a version that is not ready gets no traffic",
+        "shoal/publication.py",
+        "if version in ready and weight > 0:",
+        "if weight > 0:",
+        "tests/test_versions.py::test_a_split_is_sticky_and_a_version_that_is_not_ready_gets_nothing",
+    ),
+    Mutant(
+        "a version that is not published takes no traffic by default",
+        "gateway/versions.py",
+        "if published is None or v in published.versions",
+        "if v",
+        "tests/test_versions.py::test_a_version_that_is_withdrawn_takes_only_what_asks_for_it",
+    ),
+    Mutant(
+        "a request that is sent again keeps its version",
+        "gateway/app.py",
+        "wish = replace(wish, seconds=remaining)",
+        "wish = replace(wish, seconds=remaining, key=str(remaining))",
+        "tests/test_gateway.py::test_a_request_that_is_sent_again_keeps_its_version",
+    ),
+    Mutant(
+        "a busy worker gives way although it has the answer",
+        "gateway/balancers/by_content.py",
+        "if c.expected_wait <= longest",
+        "if c",
+        "tests/test_by_content.py::test_nobody_waits_much_longer_than_on_average",
+    ),
 )
 
 
