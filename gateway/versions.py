@@ -102,10 +102,9 @@ def pick(
     """
     if version is not None:
         return {worker: version for worker, own in offers.items() if version in own}
-    allowed = {
-        worker: [v for v in own if published is None or v in published.versions] for worker, own in offers.items()
-    }
-    if published is not None and published.traffic:
-        share = published.share(key, {v for own in allowed.values() for v in own})
-        return {worker: share for worker, own in allowed.items() if share is not None and share in own}
-    return {worker: publication.highest(own) for worker, own in allowed.items() if own}
+    if published is not None:
+        offers = {worker: [v for v in own if v in published.versions] for worker, own in offers.items()}
+        if published.traffic:
+            share = published.share(key, {v for own in offers.values() for v in own})
+            return {worker: share for worker, own in offers.items() if share is not None and share in own}
+    return {worker: publication.highest(own) for worker, own in offers.items() if own}
