@@ -103,11 +103,11 @@ def pick(
     """
     if version is not None:
         return {worker: version for worker, own in offers.items() if version in own}
-    share = published.share(key, {v for own in offers.values() for v in own}) if published else None
-    if share is not None:
-        return {worker: share for worker, own in offers.items() if share in own}
-    return {worker: publication.highest(_published(own, published) or own) for worker, own in offers.items() if own}
-
-
-def _published(versions: Collection[str], published: Publication | None) -> list[str]:
-    return [version for version in versions if published is None or version in published.versions]
+    if published is None:
+        return {worker: publication.highest(own) for worker, own in offers.items() if own}
+    if published.traffic:
+        share = published.share(key, {v for own in offers.values() for v in own})
+        if share is not None:
+            return {worker: share for worker, own in offers.items() if share in own}
+    offered = {worker: [v for v in own if v in published.versions] or own for worker, own in offers.items()}
+    return {worker: publication.highest(own) for worker, own in offered.items() if own}
