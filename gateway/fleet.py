@@ -297,7 +297,7 @@ class Fleet:
         """Those that serve the version, the ready ones before those that will be."""
         published = self.publications.of(wish.model)
         for tier in range(_TIER_COUNT):
-            offers = {worker: list(_versions(worker, wish.model, tier)) for worker in workers}
+            offers = {worker: _versions(worker, wish.model, tier) for worker in workers}
             picked = pick(offers, version=wish.version, published=published, key=wish.key)
             if picked:
                 return [Choice(w, model_key(wish.model, version), wish.priority) for w, version in picked.items()]
@@ -327,8 +327,7 @@ class Fleet:
                     await self._turned_up.wait()
 
 
-def _versions(worker: Worker, model: str, tier: int) -> Iterator[str]:
-    for key, load in (worker.report.models if worker.report else {}).items():
-        name, _, version = key.rpartition("@")
-        if name == model and _TIERS.get(load.status) == tier:
-            yield version
+def _versions(worker: Worker, model: str, tier: int) -> list[str]:
+    prefix = model_key(model, "")
+    models = worker.report.models.items() if worker.report else ()
+    return [key[len(prefix) :] for key, load in models if key.startswith(prefix) and _TIERS.get(load.status) == tier]

@@ -97,15 +97,17 @@ def pick(
 ) -> dict[W, str]:
     """The version that each worker would serve, of those that it offers; none of a worker that has no right one.
 
-    A ``version`` that was asked for may be one that is not published any more. All others are, if the model is. With
-    a split all workers serve one version, that of ``key``.
+    A ``version`` that was asked for may be one that is not published any more. With a split all workers serve one
+    version, that of ``key``. Without one, or when none of its versions is ready anywhere, each serves the highest that
+    it has, of those that are published if it has any: what is published and fails to load replaces nothing.
     """
     if version is not None:
         return {worker: version for worker, own in offers.items() if version in own}
-    allowed = {
-        worker: [v for v in own if published is None or v in published.versions] for worker, own in offers.items()
-    }
-    if published is not None and published.traffic:
-        share = published.share(key, {v for own in allowed.values() for v in own})
-        return {worker: share for worker, own in allowed.items() if share is not None and share in own}
-    return {worker: publication.highest(own) for worker, own in allowed.items() if own}
+    if published is None:
+        return {worker: publication.highest(own) for worker, own in offers.items() if own}
+    if published.traffic:
+        share = published.share(key, {v for own in offers.values() for v in own})
+        if share is not None:
+            return {worker: share for worker, own in offers.items() if share in own}
+    offered = {worker: [v for v in own if v in published.versions] or own for worker, own in offers.items()}
+    return {worker: publication.highest(own) for worker, own in offered.items() if own}

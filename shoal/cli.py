@@ -75,6 +75,18 @@ def _parser() -> argparse.ArgumentParser:
     way.add_argument("--direct", dest="mode", action="store_const", const="direct", help="upload to a worker (default)")
     way.add_argument("--proxy", dest="mode", action="store_const", const="proxy", help="send through the gateway")
     predict.add_argument("--model", metavar="NAME")
+    which = predict.add_mutually_exclusive_group()
+    which.add_argument("--version", metavar="N", help="a version of the model")
+    which.add_argument("--label", metavar="NAME", help="a label of a version, such as stable")
+    predict.add_argument("--key", metavar="TEXT", help="equal keys get equal versions where traffic is split")
+    predict.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        type=_setting,
+        metavar="NAME=VALUE",
+        help="an option of the model's task, such as threshold=0.3; repeat it for several",
+    )
     predict.add_argument("--top", type=int, metavar="K", help="how many classes to show")
     predict.add_argument("--priority", choices=("interactive", "bulk"), default="interactive", help="bulk waits")
     predict.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS")
@@ -236,7 +248,11 @@ def _predict(options: argparse.Namespace) -> int:
                 outcomes = client.predict_many(
                     [Path(name) for name in files],
                     model=options.model,
+                    version=options.version,
+                    label=options.label,
+                    key=options.key,
                     top_k=options.top,
+                    options=dict(options.option),
                     priority=options.priority,
                     concurrency=min(options.concurrency, len(files)),
                 )
@@ -300,10 +316,16 @@ def _line(name: str, outcome: Outcome, *, as_json: bool) -> str:
 
 def _summary(answer: Answer) -> str:
     if answer.predictions:
-        return ", ".join(map(str, answer.predictions))
+        separator = "; " if answer.predictions[0].box else ", "
+        return separator.join(map(str, answer.predictions))
+    if "predictions" in answer.document:
+        return "nothing found"
     embedding = answer.document.get("embedding")
     if isinstance(embedding, list):
         return f"{len(embedding)} floats: " + " ".join(f"{value:.4f}" for value in embedding[:5]) + " ..."
+    outputs = answer.document.get("outputs")
+    if isinstance(outputs, dict):
+        return ", ".join(f"{name} {output['dtype']} {output['shape']}" for name, output in outputs.items())
     return "answered"
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from hashlib import sha256
 
 import msgspec
@@ -95,8 +95,8 @@ def order(version: str) -> tuple[int, str]:
     return (int(version), version) if version.isascii() and version.isdigit() else (-1, version)
 
 
-def highest(versions: Iterable[str]) -> str:
-    return max(versions, key=order)
+def highest(versions: Collection[str]) -> str:
+    return max(versions, key=order) if len(versions) > 1 else next(iter(versions))
 
 
 def decode(text: str | bytes) -> Publication:

@@ -119,6 +119,7 @@ def test_an_answer_does_not_depend_on_its_batch(
 def test_uint8_goes_into_a_network_of_floats(tmp_path: Path) -> None:
     folder = onnx_version(tmp_path, input={**small.INPUT, "dtype": "uint8", "scale": 1.0})
     images = small.images(2)
+    images.flags.writeable = False
     assert np.abs(loaded(folder).outputs(images)["logits"] - small.truth(images * np.uint16(255))).max() < 1e-2
 
 
@@ -211,6 +212,22 @@ def test_an_input_that_does_not_fit(wrong: Mapping[str, Any], reason: str, tmp_p
 def test_a_dtype_that_does_not_fit(tmp_path: Path) -> None:
     with pytest.raises(NotLoadable, match=r"it takes uint8, which the manifest's float32 does not fit"):
         loaded(onnx_version(tmp_path, written={"dtype": "UINT8"}))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "other", "fits"),
+    [
+        ("float32", "uint8", True),
+        ("float16", "uint8", True),
+        ("float16", "float32", False),
+        ("uint8", "float32", False),
+        ("int64", "uint8", True),
+        ("bool", "uint8", False),
+        ("string", "uint8", False),
+    ],
+)
+def test_which_dtype_holds_which(dtype: str, other: str, fits: bool) -> None:
+    assert pixels.holds(dtype, other) is fits
 
 
 def test_labels_that_do_not_fit(tmp_path: Path) -> None:
@@ -310,6 +327,37 @@ def test_a_network_that_takes_any_size_gets_the_batch_as_it_is() -> None:
     assert executed == [1, 2, 4, 7]
     batches.execute(np.zeros((5, 1, 1, 3), np.float32))
     assert executed[-1] == 5
+    assert len(batches.execute(np.zeros((17, 1, 1, 3), np.float32))["sum"]) == 17
+    assert executed[-3:] == [7, 7, 3]
+
+
+SMALL_DEVICE = """
+import numpy as np
+
+class Model:
+    def __init__(self, folder):
+        pass
+
+    def __call__(self, batch):
+        if batch.max() > 0.9:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        if len(batch) > 2:
+            raise MemoryError("no memory for three")
+        return np.repeat(batch.mean(axis=(1, 2)), 2, axis=1)[:, :5]
+"""
+
+
+def test_what_a_model_raises_is_translated(tmp_path: Path) -> None:
+    runtime = loaded(
+        small.version(tmp_path / "small" / "1", "net.py:Model", lambda path: path.write_text(SMALL_DEVICE))
+    )
+    dark = small.images(6) // 2
+    with pytest.raises(OutOfMemory, match="no memory for three"):
+        runtime.run(dark, [Asked()] * 6)
+    runtime.warm_up()
+    assert len(runtime.run(dark, [Asked()] * 6)) == 6
+    with pytest.raises(DeviceLost, match="illegal memory access"):
+        runtime.run(np.full_like(dark, 255), [Asked()] * 6)
 
 
 # --- golden requests ---------------------------------------------------------------------------------------------

@@ -175,6 +175,20 @@ def without_weights(path: Path) -> None:
         file.unlink()
 
 
+def without_signature(path: Path) -> None:
+    import tensorflow as tf  # type: ignore[import-untyped, import-not-found, unused-ignore]
+
+    tf.saved_model.save(tf.Module(), str(path))
+
+
+def of_uint8(path: Path) -> None:
+    from worker.models.networks import keras_format
+
+    keras = keras_format.start()
+    image = keras.Input((small.HEIGHT, small.WIDTH, 3), dtype="uint8")
+    keras.Model(image, keras.layers.Rescaling(1 / 255)(image)).save(path)
+
+
 def not_script(path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("model/data.txt", "nothing")
@@ -207,8 +221,10 @@ def two_inputs(path: Path) -> None:
         ("model.keras", with_a_lambda, "(?i)model.keras does not load as keras.*lambda"),
         ("model.h5", with_a_lambda, "(?i)model.h5 does not load as keras.*lambda"),
         ("model.keras", two_inputs, "the model has 2 inputs: it must take one, the image"),
+        ("model.keras", of_uint8, "it takes uint8, to which Keras would cut float32: set input.dtype"),
         ("model.pt", cut(small.save_torchscript), "not a TorchScript archive"),
         ("model.pt", not_script, "model.pt does not load as torchscript"),
+        ("model", without_signature, "no signature serving_default or serve: there is none"),
         ("model", without_weights, "model does not load as savedmodel"),
     ],
 )

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from discovery import Discovery, connect
@@ -16,7 +17,7 @@ from gateway.fleet import Wish
 from gateway.versions import Publications, pick
 from shoal.errors import NoWorker, UnknownLabel, UnknownModel
 from shoal.publication import PREFIX, Publication, Published, encode
-from tests.clusters import eventually_async
+from tests.clusters import eventually_async, up
 from tests.consul_server import ConsulServer
 from tests.discovery_tools import consul_binary
 from tests.test_fleet import Node, Scene, load, scene
@@ -45,7 +46,13 @@ PICKS: dict[str, tuple[Offers, str | None, Publication | None, dict[str, str]]] 
     "the one that is asked for": ({"a": ["1", "2"], "b": ["2"]}, "1", None, {"a": "1"}),
     "one that is not published, asked for": ({"a": ["1", "2"]}, "1", digits("2"), {"a": "1"}),
     "one that nobody has": ({"a": ["1"]}, "2", digits("1", "2"), {}),
-    "only published ones by default": ({"a": ["1", "2", "3"], "b": ["3"]}, None, digits("1", "2"), {"a": "2"}),
+    "published ones first": ({"a": ["1", "2", "3"], "b": ["1", "2"]}, None, digits("1", "2"), {"a": "2", "b": "2"}),
+    "the old one where the published one does not load": (
+        {"a": ["2"], "b": ["1"]},
+        None,
+        digits("2"),
+        {"a": "2", "b": "1"},
+    ),
     "a label alone is no split": ({"a": ["1", "2"]}, None, digits("1", "2", labels={"x": "1"}), {"a": "2"}),
     "the split": ({"a": ["1", "2"], "b": ["2"]}, None, digits("1", "2", traffic={"1": 1}), {"a": "1"}),
     "the split among what is ready": (
@@ -54,7 +61,7 @@ PICKS: dict[str, tuple[Offers, str | None, Publication | None, dict[str, str]]] 
         digits("1", "2", "3", traffic={"2": 1000, "1": 1}),
         {"a": "1", "b": "1"},
     ),
-    "of a split nothing is ready": ({"a": ["1"]}, None, digits("1", "2", traffic={"2": 1}), {}),
+    "of a split nothing is ready": ({"a": ["1"]}, None, digits("1", "2", traffic={"2": 1}), {"a": "1"}),
     "a version beside the split, asked for": ({"a": ["1", "2"]}, "1", digits("1", "2", traffic={"2": 1}), {"a": "1"}),
 }
 
@@ -239,3 +246,30 @@ async def test_a_gateway_starts_without_word_of_publications(
             return publications.of("digits") is not None
 
         await eventually_async(heard, within=5, what="the first publication")
+
+
+@pytest.mark.cluster
+async def test_every_gateway_of_a_cluster_shows_what_is_published(tmp_path: Path) -> None:
+    place = f"file://{tmp_path}"
+    ghost = Publication("ghost", {"7": Published("/nowhere", "0" * 64)}, {"stable": "7"}, placement=["nobody"])
+    with up("--workers", "1", "--gateways", "2", "--model", "fake", "--discovery", place) as cluster:
+        async with connect(place) as discovery, aiohttp.ClientSession(headers=cluster.headers) as session:
+            assert await discovery.put(f"{PREFIX}ghost", encode(ghost), index=0)
+
+            async def shown() -> bool:
+                models = []
+                for gateway in cluster.document["gateways"]:
+                    async with session.get(f"{gateway}/status") as response:
+                        models.append((await response.json())["models"])
+                return models == [{"ghost": {"versions": ["7"], "labels": {"stable": "7"}, "traffic": {}}}] * 2
+
+            assert await eventually_async(shown, within=10, what="the publication") < PROMISED
+            for query, code in (
+                ("label=stable", "no_worker"),
+                ("label=gold", "unknown_label"),
+                ("version=8", "unknown_model"),
+            ):
+                async with session.get(f"{cluster.gateway}/lookup?model=ghost&{query}") as response:
+                    assert (await response.json())["error"]["code"] == code
+            async with session.get(f"{cluster.gateway}/lookup") as response:
+                assert (await response.json())["model"] == "fake"

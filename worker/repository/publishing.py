@@ -15,7 +15,7 @@ MOST_BYTES = 512 * 1024
 
 
 class Unreadable(ValueError):
-    """What discovery has under a model's name is not a publication, or would be too large for one."""
+    """A name is no model's, or what discovery has under it is not a publication, or would be too large for one."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Change:
 
 
 async def published(discovery: Discovery, model: str) -> Publication | None:
-    """What is published of ``model``. Raises ``Unreadable``, ``DiscoveryUnavailable``."""
-    value = await discovery.value(publication.PREFIX + model)
+    """What is published of ``model``. Raises ``Unreadable`` (that is no name, too), ``DiscoveryUnavailable``."""
+    value = await discovery.value(_key(model))
     return None if value is None else _decoded(model, value.text)
 
 
@@ -38,7 +38,7 @@ async def change(discovery: Discovery, model: str, edit: Callable[[Publication |
     When another operator was faster, ``edit`` is called again with what is there by then. Raises ``Unreadable``,
     ``DiscoveryUnavailable``, and whatever ``edit`` raises.
     """
-    key = publication.PREFIX + model
+    key = _key(model)
     while True:
         value = await discovery.value(key)
         before = None if value is None else _decoded(model, value.text)
@@ -60,6 +60,12 @@ async def all_published(discovery: Discovery) -> dict[str, Publication]:
         values = await watch.changed(0)
     names = {key.removeprefix(publication.PREFIX): text for key, text in values.items()}
     return {name: _decoded(name, names[name]) for name in sorted(names)}
+
+
+def _key(model: str) -> str:
+    if problems := Publication(model).problems():
+        raise Unreadable(problems[0])
+    return publication.PREFIX + model
 
 
 def _decoded(model: str, text: str) -> Publication:
