@@ -11,7 +11,7 @@ import msgspec
 from shoal.wire import ImageInput
 from worker import images
 from worker.models.catalogue import Specification
-from worker.models.runtime import Array, Runtime, stack
+from worker.models.runtime import Array, Asked, Runtime, stack
 
 LARGEST_BATCH = 32
 _MAX_PIXELS = 50_000_000
@@ -51,7 +51,7 @@ def load(model: str) -> Runtime:
 
 def execute(runtime: Runtime, batch: list[Array]) -> list[dict[str, Any]]:
     """One answer an image: the runtime's, and the size of the batch that it came from."""
-    answers = runtime.run(stack(batch), [{"top_k": _TOP_K}] * len(batch))
+    answers = runtime.run(stack(batch), [Asked({"top_k": _TOP_K})] * len(batch))
     return [{**answer, "batch_size": len(batch)} for answer in answers]
 
 

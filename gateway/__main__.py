@@ -18,8 +18,10 @@ from gateway.app import Gateway
 from gateway.balancers import BALANCERS
 from gateway.fleet import Fleet
 from gateway.proxy import Proxy
+from gateway.versions import Publications
 from shoal import admin, logs, metrics, processes, service
 from shoal.keys import KeyRing
+from shoal.publication import PREFIX
 from shoal.settings import GatewaySettings, InvalidSettings
 from shoal.tickets import Signer
 from shoal.version import VERSION
@@ -46,6 +48,8 @@ async def serve(
         Proxy.open() as proxy,
         connecting as backend,
         backend.watch("worker") as watch,
+        backend.watch_values(PREFIX) as values,
+        Publications.follow(values) as publications,
         Fleet.follow(
             watch,
             polling,
@@ -53,6 +57,7 @@ async def serve(
             name=name,
             interval=settings.poll_interval,
             metrics=gateway_metrics,
+            publications=publications,
         ) as fleet,
     ):
         stop.listen()  # before this there is nothing to drain, and a signal just ends the process

@@ -12,13 +12,15 @@ from aiohttp import web
 from multidict import CIMultiDict
 from prometheus_client import CollectorRegistry
 
+from gateway import heads
 from gateway.fleet import Choice, Fleet, Wish
 from gateway.known_worker import decode_report
 from gateway.proxy import Answer, Broken, NotSent, Proxy
-from gateway.replay import Body, ReplayBuffer, Stream
+from gateway.replay import Body, ReplayBuffer, Stream, digest
 from shoal import http, logs, metrics
 from shoal.errors import BadGateway, DeadlineExceeded, Draining, InvalidOption, ShoalError
 from shoal.keys import KeyRing
+from shoal.publication import order
 from shoal.settings import GatewaySettings
 from shoal.tickets import Signer
 from shoal.version import VERSION
@@ -33,8 +35,8 @@ _MOST_OF_ROOM = 1 / 8  # that one lookup may take
 _MOST_UPLOADS = 2  # workers that may have executed one request
 _MOST_TRIES = 5  # workers asked, those that refused included
 _RETRYABLE_STATUS = (421, 429, 502, 503)
-_OPTIONS = ("top_k",)
-_PASSED_ON = ("Content-Type", "Retry-After", "Server-Timing", "Shoal-Code")
+_PASSED_TO = ("Accept", "Cache-Control")
+_PASSED_ON = ("Content-Type", "Retry-After", "Server-Timing", "Shoal-Cache", "Shoal-Code")
 
 
 class Gateway:
@@ -94,13 +96,17 @@ class Gateway:
         return subject
 
     def _wish(self, request: web.Request, *, seconds: float, public: bool) -> Wish:
+        version, label = heads.version_of(request)
         return Wish(
             model=request.query.get("model") or self._fleet.default_model(),
-            version=request.query.get("version"),
+            version=version,
+            label=label,
+            key=heads.key_of(request),
+            digest=heads.digest_of(request) if public else "",
             public=public,
             priority=http.priority_of(request),
             seconds=seconds,
-            exclude=frozenset(request.query.get("exclude", "").split(",")) - {""} if public else frozenset(),
+            exclude=heads.excluded(request) if public else frozenset(),
         )
 
     def _seconds(self, request: web.Request) -> float:
@@ -112,7 +118,7 @@ class Gateway:
         """Where to upload, with a ticket: as JSON, as one line of text, or as ``PORT/?ticket=…``."""
         subject = self._authenticate(request)
         uses = http.whole_number(request, "n", default=1, most=_MOST_USES)
-        style = request.query.get("format", "text" if _wants_text(request) else "json")
+        style = request.query.get("format", "text" if heads.wants_text(request) else "json")
         if style not in ("json", "text", "port"):
             raise InvalidOption("format is json, text or port.")
         choice, ticket, uses = await self._grant(request, subject, uses)
@@ -177,6 +183,8 @@ class Gateway:
         arrival = min(deadline, time.monotonic() + settings.upload_timeout)
         async with self._replay.body(request, limit=settings.max_body_bytes, deadline=arrival) as body:
             self._metrics.bytes.labels("proxied").inc(len(body) if isinstance(body, bytes) else 0)
+            if self._fleet.caches(wish.model) and not request.content_type.startswith("multipart/"):
+                wish = replace(wish, digest=await digest(body))
             answer = await self._deliver(request, body, wish, deadline)
         headers = CIMultiDict((name, answer.headers[name]) for name in _PASSED_ON if name in answer.headers)
         return web.Response(status=answer.status, body=answer.body, headers=headers)
@@ -187,7 +195,7 @@ class Gateway:
         A worker that refused has executed nothing and does not count, and is not asked again; of those that
         may have executed it, there are at most two. A body that streams is sent once.
         """
-        uploads = _uploads(request)
+        uploads = heads.uploads(request, most=_MOST_UPLOADS)
         failure: ShoalError = BadGateway()
         refusal: Answer | None = None
         for _ in range(_MOST_TRIES):
@@ -243,8 +251,8 @@ class Gateway:
             "Content-Type": request.headers.get("Content-Type", "application/octet-stream"),
             http.REQUEST_ID: logs.request_id.get(),
             http.TIMEOUT_MS: str(remaining),
-        }
-        query = urlencode({name: request.query[name] for name in _OPTIONS if name in request.query})
+        } | {name: request.headers[name] for name in _PASSED_TO if name in request.headers}
+        query = urlencode(heads.options(request))
         url = f"{choice.worker.member.internal_url}{request.path}" + (f"?{query}" if query else "")
         choice.worker.reserve(choice.key, 1)
         with choice.worker.sending() as scope:
@@ -281,7 +289,7 @@ class Gateway:
 
     async def _redirect(self, request: web.Request, subject: str) -> web.Response:
         choice, ticket, _ = await self._grant(request, subject, 1)
-        location = f"{_public_url(choice)}{request.path}?ticket={ticket}"
+        location = f"{_public_url(choice)}{request.path}?{urlencode([('ticket', ticket), *heads.options(request)])}"
         return web.Response(status=307, headers={"Location": location})
 
     # State
@@ -298,7 +306,7 @@ class Gateway:
         return http.json_response({"ready": True})
 
     async def _status(self, request: web.Request) -> web.Response:
-        """Every worker with its state, and the load of its models."""
+        """Every worker with its state and the load of its models, and what is published of each model."""
         self._authenticate(request)
         workers = [
             {
@@ -312,7 +320,16 @@ class Gateway:
             }
             for worker in sorted(self._fleet, key=lambda w: w.member.name)
         ]
-        return http.json_response({"gateway": self._name, "version": VERSION, "workers": workers})
+        models = {
+            publication.model: {
+                "versions": sorted(publication.versions, key=order),
+                "labels": publication.labels,
+                "traffic": publication.traffic,
+            }
+            for publication in sorted(self._fleet.publications, key=lambda p: p.model)
+        }
+        document = {"gateway": self._name, "version": VERSION, "workers": workers, "models": models}
+        return http.json_response(document)
 
     async def _worker(self, request: web.Request) -> web.Response:
         """The state of one worker, for a client that waits for it: ``gone`` when it is not there any more."""
@@ -324,17 +341,7 @@ class Gateway:
         return web.Response(body=metrics.exposition(self._registry), headers={"Content-Type": metrics.CONTENT_TYPE})
 
 
-def _wants_text(request: web.Request) -> bool:
-    return request.headers.get("Accept", "").split(";")[0].split(",")[0].strip() == "text/plain"
-
-
 def _public_url(choice: Choice) -> str:
     url = choice.worker.public_url
     assert url is not None
     return url.rstrip("/")
-
-
-def _uploads(request: web.Request) -> int:
-    """How many workers have seen this request already, as the SDK counts when it falls back to us."""
-    text = request.headers.get(http.UPLOADS, "0")
-    return int(text) if text in ("0", "1") else _MOST_UPLOADS - 1

@@ -12,17 +12,18 @@ import logging
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 
 import msgspec
 from aiohttp import ClientError, ClientSession, ClientTimeout
 
 from discovery import Member, Watch
-from gateway.balancers import Balancer
+from gateway.balancers import Balancer, by_content
 from gateway.known_worker import STATES, Worker, decode_report
+from gateway.versions import Publications, pick
 from shoal import http
-from shoal.errors import NoWorker, QueueFull, UnknownModel
+from shoal.errors import NoWorker, QueueFull, UnknownLabel, UnknownModel
 from shoal.metrics import GatewayMetrics
 from shoal.wire import Priority, Status, model_key
 
@@ -33,16 +34,24 @@ _VANISHED_SECONDS = 60.0
 _PANIC_SHARE = 0.5
 _WAIT_SHARE = 0.75  # of its time that a request may be expected to wait: what waits longer is likely to be late
 _TIERS: dict[Status, int] = {"ready": 0, "stalled": 1, "restarting": 1}
+_TIER_COUNT = 2
 
 Excluded = frozenset[str]
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What a request asks of a worker. Without a ``version`` it is the highest; ``seconds`` is how long it can wait."""
+    """What a request asks of a worker. ``seconds`` is how long it can wait.
+
+    Without a ``version`` or a ``label`` the model's split decides by the ``key``, else the highest version of each
+    worker. An image with a ``digest`` goes where its answer would be cached.
+    """
 
     model: str
     version: str | None = None
+    label: str | None = None
+    key: str = ""
+    digest: str = ""
     public: bool = False
     priority: Priority = "interactive"
     seconds: float = float("inf")
@@ -78,16 +87,23 @@ class Fleet:
     """All workers that the gateway knows. Construct with ``Fleet.follow``."""
 
     def __init__(
-        self, name: str, session: ClientSession, balancer: Balancer, interval: float, metrics: GatewayMetrics
+        self,
+        name: str,
+        session: ClientSession,
+        balancer: Balancer,
+        interval: float,
+        metrics: GatewayMetrics,
+        publications: Publications,
     ) -> None:
         self._name = name
         self._session = session
         self._balancer = balancer
         self._interval = interval
         self._metrics = metrics
+        self.publications = publications
         self._workers: dict[str, Worker] = {}
         self._pollers: dict[str, asyncio.Task[None]] = {}
-        self._known: dict[str, None] = {}  # every model version that was ever ready here, in order
+        self._seen: dict[str, None] = {}  # every model version that was ever reported here, in order
         self._turned_up = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -108,9 +124,10 @@ class Fleet:
         name: str,
         interval: float,
         metrics: GatewayMetrics,
+        publications: Publications | None = None,
     ) -> AsyncIterator[Fleet]:
         """Follow the directory and poll its members, as the gateway ``name``. Entering waits for the first polls."""
-        fleet = cls(name, session, balancer, interval, metrics)
+        fleet = cls(name, session, balancer, interval, metrics, publications or Publications())
         async with asyncio.TaskGroup() as group:
             directory = watch.directory
             fleet._adopt(directory, group)
@@ -176,7 +193,7 @@ class Fleet:
             if before == "ready":
                 log.warning("worker unreachable", extra={"worker": worker.member.name, "error": repr(error)})
         if worker.state in ("ready", "ejected"):
-            self._known |= dict.fromkeys(worker.report.models if worker.report else ())
+            self._seen |= dict.fromkeys(worker.report.models if worker.report else ())
             self._turned_up.set()
         if worker.state != before:
             self._count()
@@ -190,17 +207,40 @@ class Fleet:
         return next((worker for worker in self if worker.incarnation == incarnation), None)
 
     def default_model(self) -> str:
-        """The first known model that is ready somewhere, or else the first known. Raises ``NoWorker``."""
-        ready = {key for worker in self if worker.state == "ready" and worker.report for key in worker.report.models}
-        for key in [*(key for key in self._known if key in ready), *self._known]:
-            return key.rpartition("@")[0]
+        """The first known model that is ready somewhere, or else the first known: published ones last, by their names.
+
+        Raises ``NoWorker``.
+        """
+        ready = {
+            key.rpartition("@")[0]
+            for worker in self
+            if worker.state == "ready" and worker.report
+            for key, load in worker.report.models.items()
+            if load.status in _TIERS
+        }
+        models = list(dict.fromkeys(key.rpartition("@")[0] for key in self._known()))
+        models.sort(key=lambda model: model if self.publications.was_published(model) else "")
+        for model in [*(model for model in models if model in ready), *models]:
+            return model
         raise NoWorker
+
+    def _known(self) -> dict[str, None]:
+        """Every model version that is not unknown, in order.
+
+        It was reported, and if its model was ever published, it still is, or is still reported.
+        """
+        reported = {key for worker in self if worker.report for key in worker.report.models}
+        published = (model_key(p.model, version) for p in self.publications for version in p.versions)
+        kept = (k for k in self._seen if k in reported or not self.publications.was_published(k.rpartition("@")[0]))
+        return dict.fromkeys([*kept, *published])
 
     def open_choices(self, wish: Wish) -> list[Choice]:
         """The workers that could take a request now; those that it excludes only when there are no others.
 
-        Raises ``UnknownModel``, ``NoWorker``, or ``QueueFull`` with the shortest wait in ``retry_after``.
+        Raises ``UnknownModel``, ``UnknownLabel``, ``NoWorker``, or ``QueueFull`` with the shortest wait in
+        ``retry_after``.
         """
+        wish = self._labelled(wish)
         choices = self._serving([w for w in self._trusted() if w.public_url or not wish.public], wish)
         if not choices:
             self._check_known(wish)
@@ -223,27 +263,44 @@ class Fleet:
             return ready + ejected
         return ready
 
+    def _labelled(self, wish: Wish) -> Wish:
+        """The wish with the version that its label names. Raises ``UnknownModel``, ``UnknownLabel`` or ``NoWorker``."""
+        if wish.label is None:
+            return wish
+        published = self.publications.of(wish.model)
+        if published is not None and wish.label in published.labels:
+            return replace(wish, label=None, version=published.labels[wish.label])
+        self._check_known(wish)
+        if published is None and not self._known():
+            raise NoWorker
+        there_are = ", ".join(sorted(published.labels)) if published else ""
+        raise UnknownLabel(f"The model {wish.model!r} has no label {wish.label!r}; it has {there_are or 'none'}.")
+
     def _check_known(self, wish: Wish) -> None:
-        known = (key.rpartition("@") for key in self._known)
-        if self._known and not any(n == wish.model and wish.version in (None, number) for n, _, number in known):
+        known = self._known()
+        versions = [number for name, _, number in (key.rpartition("@") for key in known) if name == wish.model]
+        if known and (not versions or wish.version not in (None, *versions)):
             wanted = wish.model if wish.version is None else model_key(wish.model, wish.version)
-            raise UnknownModel(f"There is no model {wanted!r}; there are {', '.join(sorted(self._known))}.")
+            raise UnknownModel(f"There is no model {wanted!r}; there are {', '.join(sorted(known))}.")
 
     def choose(self, wish: Wish) -> Choice:
-        """The worker for one request, by the balancer. Raises as ``open_choices``."""
-        return self._balancer.choose(self.open_choices(wish))
+        """The worker for one request, by its content or by the balancer. Raises as ``open_choices``."""
+        choices = self.open_choices(wish)
+        return by_content(choices, wish.digest) if wish.digest else self._balancer.choose(choices)
+
+    def caches(self, model: str) -> bool:
+        """Whether a worker remembers answers of the model."""
+        reports = (worker.report.models for worker in self if worker.report)
+        return any(load.caches and key.rpartition("@")[0] == model for r in reports for key, load in r.items())
 
     def _serving(self, workers: list[Worker], wish: Wish) -> list[Choice]:
         """Those that serve the version, the ready ones before those that will be."""
-        tiers: tuple[dict[str, list[Choice]], ...] = ({}, {})
-        for worker in workers:
-            for key, load in (worker.report.models if worker.report else {}).items():
-                name, _, number = key.rpartition("@")
-                if name == wish.model and wish.version in (None, number) and load.status in _TIERS:
-                    tiers[_TIERS[load.status]].setdefault(key, []).append(Choice(worker, key, wish.priority))
-        for by_key in tiers:
-            if by_key:
-                return by_key[max(by_key, key=_version_order)]
+        published = self.publications.of(wish.model)
+        for tier in range(_TIER_COUNT):
+            offers = {worker: _versions(worker, wish.model, tier) for worker in workers}
+            picked = pick(offers, version=wish.version, published=published, key=wish.key)
+            if picked:
+                return [Choice(w, model_key(wish.model, version), wish.priority) for w, version in picked.items()]
         return []
 
     async def await_choice(self, wish: Wish, patience: float) -> Choice:
@@ -270,6 +327,7 @@ class Fleet:
                     await self._turned_up.wait()
 
 
-def _version_order(key: str) -> tuple[int, str]:
-    version = key.rpartition("@")[2]
-    return (int(version), version) if version.isascii() and version.isdigit() else (-1, version)
+def _versions(worker: Worker, model: str, tier: int) -> list[str]:
+    prefix = model_key(model, "")
+    models = worker.report.models.items() if worker.report else ()
+    return [key[len(prefix) :] for key, load in models if key.startswith(prefix) and _TIERS.get(load.status) == tier]

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from hashlib import sha256
 
 from aiohttp import web
 
 from shoal.errors import BodyTooLarge, ShoalError, UploadTimeout
+
+_LARGE = 256 * 1024  # bytes that take longer to hash than a thread to wake
 
 
 class Stream:
@@ -68,6 +71,15 @@ class ReplayBuffer:
             yield start if request.content.at_eof() else Stream(request, limit, start)
         finally:
             self._free += most
+
+
+async def digest(body: Body) -> str:
+    """The sha256 of a body that was kept; empty for one that streams."""
+    if not isinstance(body, bytes):
+        return ""
+    if len(body) > _LARGE:
+        return (await asyncio.to_thread(sha256, body)).hexdigest()
+    return sha256(body).hexdigest()
 
 
 async def _up_to(request: web.Request, most: int) -> bytes:

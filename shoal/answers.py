@@ -13,23 +13,39 @@ Path = Literal["direct", "proxy"]
 
 @dataclass(frozen=True)
 class Prediction:
-    """A class that the model sees in the image: its name, its number, and its probability from 0 to 1."""
+    """A class that the model sees in the image: its name, its number, and its probability from 0 to 1.
+
+    ``box`` is where, when the model tells: left, top, right and bottom in pixels of the upright original picture.
+    """
 
     label: str
     index: int
     probability: float
+    box: tuple[float, float, float, float] | None = None
 
     def __str__(self) -> str:
-        return f"{self.label} {self.probability:.3f}"
+        if self.box is None:
+            return f"{self.label} {self.probability:.3f}"
+        left, top, right, bottom = self.box
+        return f"{self.label} {self.probability:.2f} at {left:.0f},{top:.0f} {right - left:.0f}x{bottom - top:.0f}"
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> Prediction:
+        """Raises ``KeyError``, ``TypeError`` or ``ValueError`` for anything that is not a prediction."""
+        box = document.get("box")
+        if box is not None:
+            left, top, right, bottom = map(float, box)
+            box = left, top, right, bottom
+        return cls(str(document["label"]), int(document["index"]), float(document["probability"]), box)
 
 
 @dataclass(frozen=True)
 class Answer:
     """The answer for one image, and where it came from.
 
-    ``predictions`` is sorted, most probable first, and empty for a model that does not classify; ``document``
-    is the whole JSON answer (an embedding is ``document["embedding"]``); ``path`` tells whether the image went
-    straight to the worker or through a gateway.
+    ``predictions`` is sorted, most probable first, and empty for a model that neither classifies nor detects, or has
+    found nothing; ``document`` is the whole JSON answer (an embedding is ``document["embedding"]``); ``path`` tells
+    whether the image went straight to the worker or through a gateway.
     """
 
     predictions: tuple[Prediction, ...]
@@ -46,10 +62,7 @@ class Answer:
         try:
             assert isinstance(document, Mapping)
             return cls(
-                predictions=tuple(
-                    Prediction(str(p["label"]), int(p["index"]), float(p["probability"]))
-                    for p in document.get("predictions", ())
-                ),
+                predictions=tuple(map(Prediction.of, document.get("predictions", ()))),
                 model=str(document["model"]),
                 version=str(document["version"]),
                 worker=str(document["worker"]),
@@ -57,7 +70,7 @@ class Answer:
                 path=path,
                 document=document,
             )
-        except (AssertionError, KeyError, TypeError, ValueError) as error:
+        except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise BadGateway("The answer is not one of Shoal's.") from error
 
 

@@ -6,10 +6,11 @@ import asyncio
 import threading
 from collections.abc import Coroutine, Iterable, Iterator
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 from shoal.answers import Answer, Outcome
-from shoal.client import AsyncClient, Image, Mode
+from shoal.calls import Image, Terms
+from shoal.client import AsyncClient, Mode
 
 T = TypeVar("T")
 
@@ -21,9 +22,15 @@ class Client:
     """
 
     def __init__(
-        self, gateway: str, *, api_key: str | None = None, mode: Mode = "direct", timeout: float = 30.0
+        self,
+        gateway: str,
+        *,
+        api_key: str | None = None,
+        mode: Mode = "direct",
+        timeout: float = 30.0,
+        by_content: bool = False,
     ) -> None:
-        self._client = AsyncClient(gateway, api_key=api_key, mode=mode, timeout=timeout)
+        self._client = AsyncClient(gateway, api_key=api_key, mode=mode, timeout=timeout, by_content=by_content)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
@@ -59,13 +66,15 @@ class Client:
         await asyncio.gather(*others, return_exceptions=True)
         await self._client.__aexit__(None, None, None)
 
-    def predict(self, image: Image, **options: Any) -> Answer:
+    def predict(self, image: Image, **terms: Unpack[Terms]) -> Answer:
         """As ``AsyncClient.predict``."""
-        return self._wait(self._client.predict(image, **options))
+        return self._wait(self._client.predict(image, **terms))
 
-    def predict_many(self, images: Iterable[Image], **options: Any) -> Iterator[Outcome]:
+    def predict_many(
+        self, images: Iterable[Image], *, concurrency: int = 8, **terms: Unpack[Terms]
+    ) -> Iterator[Outcome]:
         """As ``AsyncClient.predict_many``."""
-        outcomes = self._client.predict_many(images, **options)
+        outcomes = self._client.predict_many(images, concurrency=concurrency, **terms)
 
         async def following() -> Outcome | None:
             return await anext(outcomes, None)

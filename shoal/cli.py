@@ -26,6 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] and arguments[0] in _SERVICES:
         return _become(arguments[0], arguments[1:])
+    if arguments[:1] in (["models"], ["serve"]):
+        return _become("worker.repository", arguments[arguments[0] == "models" :], extra="worker")
     if arguments[:1] == ["settings"] and arguments[1:2] and arguments[1] in _SERVICES:
         return _settings(arguments[1], arguments[2:])
     options = _parser().parse_args(arguments)
@@ -73,6 +75,18 @@ def _parser() -> argparse.ArgumentParser:
     way.add_argument("--direct", dest="mode", action="store_const", const="direct", help="upload to a worker (default)")
     way.add_argument("--proxy", dest="mode", action="store_const", const="proxy", help="send through the gateway")
     predict.add_argument("--model", metavar="NAME")
+    which = predict.add_mutually_exclusive_group()
+    which.add_argument("--version", metavar="N", help="a version of the model")
+    which.add_argument("--label", metavar="NAME", help="a label of a version, such as stable")
+    predict.add_argument("--key", metavar="TEXT", help="equal keys get equal versions where traffic is split")
+    predict.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        type=_setting,
+        metavar="NAME=VALUE",
+        help="an option of the model's task, such as threshold=0.3; repeat it for several",
+    )
     predict.add_argument("--top", type=int, metavar="K", help="how many classes to show")
     predict.add_argument("--priority", choices=("interactive", "bulk"), default="interactive", help="bulk waits")
     predict.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS")
@@ -85,6 +99,8 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--json", action="store_true")
     status.set_defaults(command=_status)
 
+    commands.add_parser("models", help="publish models, and say which version serves whom ('shoal models --help')")
+    commands.add_parser("serve", help="serve a model's file on this machine ('shoal serve --help')")
     operations.add_commands(commands)
 
     keys = commands.add_parser("keys", help="make and remove API keys and ticket keys")
@@ -140,11 +156,11 @@ def _missing(extra: str, module: str) -> str | None:
     )
 
 
-def _become(service: str, arguments: list[str]) -> int:
-    """Become the service: it is another program, and the client does not import it."""
-    if problem := _missing(service, "pydantic_settings"):
+def _become(program: str, arguments: list[str], *, extra: str = "") -> int:
+    """Become the program: the client does not import it."""
+    if problem := _missing(extra or program, "pydantic_settings"):
         return _complain(problem)
-    return os.execv(sys.executable, [sys.executable, "-m", service, *arguments])  # noqa: S606
+    return os.execv(sys.executable, [sys.executable, "-m", program, *arguments])  # noqa: S606
 
 
 def _settings(service: str, arguments: list[str]) -> int:
@@ -213,9 +229,10 @@ def _up(options: argparse.Namespace) -> int:
 def _instructions(document: dict[str, Any]) -> str:
     return (
         f"{len(document['workers'])} workers and {len(document['gateways'])} gateways serve "
-        f"{', '.join(document['models'])}. In another terminal:\n\n"
+        f"{', '.join(document['models']) or 'no model yet'}. In another terminal:\n\n"
         f"  export SHOAL_GATEWAY={document['gateway']} SHOAL_API_KEY={document['api_key']}\n"
         f"  export SHOAL_CONTROL={document['control']}\n"
+        f"  export SHOAL_DISCOVERY='{document['discovery']}' SHOAL_REPOSITORY={document['repository']}\n"
         "  shoal predict cat.jpg\n\nCtrl-C stops the cluster.\n"
     )
 
@@ -231,7 +248,11 @@ def _predict(options: argparse.Namespace) -> int:
                 outcomes = client.predict_many(
                     [Path(name) for name in files],
                     model=options.model,
+                    version=options.version,
+                    label=options.label,
+                    key=options.key,
                     top_k=options.top,
+                    options=dict(options.option),
                     priority=options.priority,
                     concurrency=min(options.concurrency, len(files)),
                 )
@@ -295,10 +316,16 @@ def _line(name: str, outcome: Outcome, *, as_json: bool) -> str:
 
 def _summary(answer: Answer) -> str:
     if answer.predictions:
-        return ", ".join(map(str, answer.predictions))
+        separator = "; " if answer.predictions[0].box else ", "
+        return separator.join(map(str, answer.predictions))
+    if "predictions" in answer.document:
+        return "nothing found"
     embedding = answer.document.get("embedding")
     if isinstance(embedding, list):
         return f"{len(embedding)} floats: " + " ".join(f"{value:.4f}" for value in embedding[:5]) + " ..."
+    outputs = answer.document.get("outputs")
+    if isinstance(outputs, dict):
+        return ", ".join(f"{name} {output['dtype']} {output['shape']}" for name, output in outputs.items())
     return "answered"
 
 

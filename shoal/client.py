@@ -9,23 +9,20 @@ import asyncio
 import json
 import random
 import time
-import uuid
 from collections.abc import AsyncGenerator, Iterable, Mapping
-from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Literal, Self
+from typing import Any, Literal, Self, Unpack
 
 import aiohttp
 
 from shoal.answers import Answer, Outcome
+from shoal.calls import Call, Image, Priority, Terms, Wish, digest, read
 from shoal.errors import BadGateway, ConnectionFailed, DeadlineExceeded, NoWorker, QueueFull, ShoalError, from_body
 from shoal.gateways import Gateways
 from shoal.grants import Grant, Grants
 from shoal.presence import Gone, Presence
 
-Image = bytes | str | Path | IO[bytes]
 Mode = Literal["direct", "proxy"]
-Priority = Literal["interactive", "bulk"]
 
 _MOST_USES = 16
 _MOST_UPLOADS = 2  # workers that may see a complete upload of one image
@@ -37,8 +34,6 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 _PRESENT = ("ready", "draining", "ejected")
 _REQUEST_ID, _TIMEOUT_MS, _UPLOADS = "X-Request-ID", "Shoal-Timeout-Ms", "Shoal-Uploads"
 
-_Wish = tuple[str | None, str | None, Priority]  # model, version, priority: what a grant is for
-
 
 class AsyncClient:
     """Predictions from a Shoal cluster.
@@ -46,11 +41,18 @@ class AsyncClient:
     ``gateway`` is one URL, or several separated by commas: they are asked in turn, and the next one at once when
     one does not answer.
     ``mode`` is ``direct`` (upload straight to a worker, fall back to the proxy) or ``proxy`` (always through
-    the gateway). ``timeout`` is the deadline of a whole call in seconds, retries included.
+    the gateway). ``timeout`` is the deadline of a whole call in seconds, retries included. With ``by_content`` equal
+    images are uploaded to the same worker, which may remember its answer, at the cost of a lookup for every image.
     """
 
     def __init__(
-        self, gateway: str, *, api_key: str | None = None, mode: Mode = "direct", timeout: float = 30.0
+        self,
+        gateway: str,
+        *,
+        api_key: str | None = None,
+        mode: Mode = "direct",
+        timeout: float = 30.0,
+        by_content: bool = False,
     ) -> None:
         self._gateways = Gateways(gateway)
         if mode not in ("direct", "proxy"):
@@ -58,8 +60,9 @@ class AsyncClient:
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._mode: Mode = mode
         self._timeout = timeout
+        self._by_content = by_content
         self._session: aiohttp.ClientSession | None = None
-        self._grants: dict[_Wish, Grants] = {}
+        self._grants: dict[Wish, Grants] = {}
         self._workers = Presence(self._is_trusted)
         self._live = Presence(self._is_live)
 
@@ -86,24 +89,27 @@ class AsyncClient:
         *,
         model: str | None = None,
         version: str | None = None,
+        label: str | None = None,
+        key: str | None = None,
         top_k: int | None = None,
+        options: Mapping[str, str | float] | None = None,
         priority: Priority = "interactive",
         timeout: float | None = None,
     ) -> Answer:
         """The model's answer for ``image``: encoded bytes, the path of a file, or an open binary file.
 
-        ``bulk`` images wait for ``interactive`` ones. Raises the ``ShoalError`` that describes what went wrong,
-        ``DeadlineExceeded`` after ``timeout`` seconds, or ``OSError`` when the file cannot be read.
+        A ``version`` is a number, a ``label`` a name for one; without either, where traffic is split, equal ``key``
+        get equal versions. ``options`` are those of the model's task, such as ``{"threshold": 0.3}``. ``bulk`` images
+        wait for ``interactive`` ones. Raises the ``ShoalError`` that describes what went wrong, ``DeadlineExceeded``
+        after ``timeout`` seconds, or ``OSError`` when the file cannot be read.
         """
-        body = await _read(image)
-        call = _Call(
-            body=body,
-            model=model,
-            version=version,
-            options={} if top_k is None else {"top_k": str(top_k)},
-            priority=priority,
-            deadline=time.monotonic() + (self._timeout if timeout is None else timeout),
+        terms = Terms(
+            model=model, version=version, label=label, key=key, top_k=top_k, options=options, priority=priority
         )
+        body = await read(image)
+        deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
+        content = await digest(body) if self._by_content and self._mode == "direct" else ""
+        call = Call(body, terms, deadline, content)
         try:
             async with asyncio.timeout(max(0.0, call.deadline - time.monotonic())):
                 return await self._predict(call)
@@ -111,27 +117,19 @@ class AsyncClient:
             raise DeadlineExceeded(call.summary()) from None
 
     async def predict_many(
-        self,
-        images: Iterable[Image],
-        *,
-        model: str | None = None,
-        version: str | None = None,
-        top_k: int | None = None,
-        priority: Priority = "interactive",
-        timeout: float | None = None,
-        concurrency: int = 8,
+        self, images: Iterable[Image], *, concurrency: int = 8, **terms: Unpack[Terms]
     ) -> AsyncGenerator[Outcome, None]:
-        """The outcome of every image, as they come; at most ``concurrency`` are under way at once."""
+        """The outcome of every image, as they come; at most ``concurrency`` are under way at once.
+
+        ``terms`` are those of ``predict``.
+        """
         numbered = enumerate(images)
         done: asyncio.Queue[Outcome | None] = asyncio.Queue(concurrency)
 
         async def work() -> None:
             for number, image in numbered:
                 try:
-                    answer = await self.predict(
-                        image, model=model, version=version, top_k=top_k, priority=priority, timeout=timeout
-                    )
-                    outcome = Outcome(number, image, answer=answer)
+                    outcome = Outcome(number, image, answer=await self.predict(image, **terms))
                 except (ShoalError, OSError) as error:
                     outcome = Outcome(number, image, error=error)
                 await done.put(outcome)
@@ -166,7 +164,7 @@ class AsyncClient:
 
     # The life of a call
 
-    async def _predict(self, call: _Call) -> Answer:
+    async def _predict(self, call: Call) -> Answer:
         pause = 0.0  # the first retry is at once, elsewhere
         while True:
             direct = self._mode == "direct" and call.direct_tries < _MOST_UPLOADS
@@ -185,7 +183,7 @@ class AsyncClient:
             await asyncio.sleep(wait * random.uniform(0.75, 1.25) if wait else pause)  # noqa: S311  not all at once
             pause = min(max(2 * pause, _FIRST_PAUSE), _LONGEST_PAUSE)
 
-    async def _direct(self, call: _Call) -> Answer:
+    async def _direct(self, call: Call) -> Answer:
         try:
             grant = await self._grant(call)
         except NoWorker:
@@ -193,7 +191,7 @@ class AsyncClient:
             raise
         if grant.incarnation in call.excluded:  # there is nobody else, and the gateway may not know yet how it is
             call.excluded.clear()
-            self._grants[call.wish].current = None
+            self._forget_grant(call)
             await asyncio.sleep(_RECONSIDER)
             grant = await self._grant(call)
         call.direct_tries += 1
@@ -202,13 +200,13 @@ class AsyncClient:
         except ShoalError as error:
             if error.retryable:
                 call.excluded.add(grant.incarnation)
-                self._grants[call.wish].current = None
+                self._forget_grant(call)
             if isinstance(error, QueueFull):
                 call.direct_tries -= 1
             raise
         return Answer.of(document, "direct")
 
-    async def _upload(self, grant: Grant, call: _Call) -> Any:
+    async def _upload(self, grant: Grant, call: Call) -> Any:
         """Raises ``ConnectionFailed`` also when the gateway finds meanwhile that the worker has gone or hangs."""
         headers = {"Authorization": f"Bearer {grant.ticket}"}
         try:
@@ -233,7 +231,13 @@ class AsyncClient:
         except (aiohttp.ClientError, OSError):
             return False
 
-    async def _grant(self, call: _Call) -> Grant:
+    def _forget_grant(self, call: Call) -> None:
+        if call.wish in self._grants:
+            self._grants[call.wish].current = None
+
+    async def _grant(self, call: Call) -> Grant:
+        if call.needs_its_own_lookup:
+            return await self._lookup(call, 1)
         grants = self._grants.setdefault(call.wish, Grants())
         grants.waiting += 1
         try:
@@ -247,8 +251,10 @@ class AsyncClient:
         finally:
             grants.waiting -= 1
 
-    async def _lookup(self, call: _Call, uses: int) -> Grant:
-        query = {"n": str(uses)} | call.model_query()
+    async def _lookup(self, call: Call, uses: int) -> Grant:
+        query = {"n": str(uses)} | call.query()
+        if call.digest:
+            query["digest"] = call.digest
         if call.excluded:
             query["exclude"] = ",".join(sorted(call.excluded))
         answer = await self._ask("/lookup", query, {_REQUEST_ID: call.request_id, _TIMEOUT_MS: call.remaining_ms()})
@@ -262,10 +268,10 @@ class AsyncClient:
             float(answer.get("expected_wait", 0.0)),
         )
 
-    async def _proxied(self, call: _Call) -> Answer:
+    async def _proxied(self, call: Call) -> Answer:
         headers = self._headers | {_UPLOADS: str(call.uploads)}
         gateway = self._gateways.in_turn()[0]
-        posting = self._post(f"{gateway}/predict", call, headers, call.model_query() | call.options)
+        posting = self._post(f"{gateway}/predict", call, headers, call.query() | call.options)
         try:
             document = await self._live.watched(gateway, posting)
         except Gone:
@@ -277,7 +283,7 @@ class AsyncClient:
             raise
         return Answer.of(document, "proxy")
 
-    async def _post(self, url: str, call: _Call, headers: dict[str, str], query: dict[str, str]) -> Any:
+    async def _post(self, url: str, call: Call, headers: dict[str, str], query: dict[str, str]) -> Any:
         assert self._session is not None, "use the client as a context manager"
         headers = headers | {
             "Content-Type": "application/octet-stream",
@@ -316,48 +322,6 @@ class AsyncClient:
         raise failure
 
 
-class _Call:
-    """One image on its way, and what has been tried."""
-
-    def __init__(
-        self,
-        *,
-        body: bytes,
-        model: str | None,
-        version: str | None,
-        options: dict[str, str],
-        priority: Priority,
-        deadline: float,
-    ) -> None:
-        self.body = body
-        self.model = model
-        self.version = version
-        self.options = options
-        self.priority = priority
-        self.deadline = deadline
-        self.request_id = uuid.uuid4().hex
-        self.direct_tries = 0
-        self.uploads = 0
-        self.excluded: set[str] = set()
-        self.failure: ShoalError = ConnectionFailed()
-
-    @property
-    def wish(self) -> _Wish:
-        return self.model, self.version, self.priority
-
-    def remaining_ms(self) -> str:
-        return str(max(1, int((self.deadline - time.monotonic()) * 1000)))
-
-    def model_query(self) -> dict[str, str]:
-        bulk = "bulk" if self.priority == "bulk" else None
-        wanted = {"model": self.model, "version": self.version, "priority": bulk}
-        return {name: value for name, value in wanted.items() if value is not None}
-
-    def summary(self) -> str:
-        tried = f" The last failure: {self.failure.message}" if self.direct_tries or self.uploads else ""
-        return f"No answer before the deadline.{tried}"
-
-
 def _no_timeout() -> aiohttp.ClientTimeout:
     """The call's own deadline ends everything; only a connection attempt is cut shorter."""
     return aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS)
@@ -376,11 +340,3 @@ async def _document(response: aiohttp.ClientResponse) -> Any:
     error = from_body(document, status=response.status, retry_after=float(after) if after.isdigit() else None)
     error.uploads = int(uploads) if uploads.isdigit() else 0
     raise error
-
-
-async def _read(image: Image) -> bytes:
-    if isinstance(image, bytes | bytearray | memoryview):
-        return bytes(image)
-    if isinstance(image, str | Path):
-        return await asyncio.to_thread(Path(image).read_bytes)
-    return await asyncio.to_thread(image.read)

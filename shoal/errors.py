@@ -20,6 +20,7 @@
     ├── UrlNotAllowed                403 url_not_allowed
     ├── UnknownPath                  404 unknown_path
     ├── UnknownModel                 404 unknown_model
+    │   └── UnknownLabel             404 unknown_label
     ├── MethodNotAllowed             405 method_not_allowed
     ├── UploadTimeout                408 upload_timeout
     ├── BodyTooLarge                 413 body_too_large
@@ -81,6 +82,7 @@ __all__ = [
     "TooManyPixels",
     "Unauthorized",
     "Unavailable",
+    "UnknownLabel",
     "UnknownModel",
     "UnknownPath",
     "UnsupportedImage",
@@ -215,6 +217,11 @@ class UnknownPath(ShoalError):
 class UnknownModel(ShoalError):
     status, code = 404, "unknown_model"
     summary = "No such model is served here."
+
+
+class UnknownLabel(UnknownModel):
+    code = "unknown_label"
+    summary = "The model has no such label."
 
 
 class MethodNotAllowed(ShoalError):

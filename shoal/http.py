@@ -37,6 +37,7 @@ TIMEOUT_MS = "Shoal-Timeout-Ms"
 LOAD = "Shoal-Load"
 UPLOADS = "Shoal-Uploads"
 GATEWAY = "Shoal-Gateway"
+KEY = "Shoal-Key"
 CACHE = "Shoal-Cache"
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")

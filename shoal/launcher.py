@@ -23,6 +23,7 @@ __all__ = ["DidNotStart", "Node", "Plan", "Running", "cluster"]
 
 _SERVICES: tuple[Service, ...] = ("worker", "gateway")  # in the order in which they start
 _ROLES = ("gateway", "worker", "front", "model", "redis")
+_REPOSITORY = "repository"
 _GRACE = {"worker": 2, "gateway": 0.5}  # enough to hear of it here, where everybody polls and nobody is far away
 
 
@@ -67,6 +68,7 @@ class Running:
 
     folder: Path
     api_key: str
+    discovery: str
     instances: tuple[Instance, ...]
 
     def __repr__(self) -> str:
@@ -116,6 +118,8 @@ class Running:
             "api_key": self.api_key,
             "pids": self.pids,
             "control": str(self.control_folder),
+            "discovery": self.discovery,
+            "repository": str(self.folder / _REPOSITORY),
         }
 
 
@@ -154,12 +158,13 @@ def _prepare(plan: Plan, nodes: Sequence[Node], folder: Path) -> Running:
     ticket_key, ticket_keys, key_file = (folder / n for n in ("ticket.key", "ticket-keys.json", "api-keys"))
     tickets.generate(ticket_key, ticket_keys)
     api_key = keys.add(key_file, "local") if plan.authentication else ""
-    for name in ("tmp", "control"):
+    for name in ("tmp", "control", _REPOSITORY):
         (folder / name).mkdir()
     if plan.log_folder:
         plan.log_folder.mkdir(parents=True, exist_ok=True)
     environ = {"TMPDIR": str(folder / "tmp"), "MALLOC_ARENA_MAX": "2"}
-    common = {"discovery": plan.discovery or f"file://{folder / 'members'}", "log-level": plan.log_level, "port": 0}
+    discovery = plan.discovery or f"file://{folder / 'members'}"
+    common = {"discovery": discovery, "log-level": plan.log_level, "port": 0}
     access = {"api-keys": key_file} if plan.authentication else {"authentication": "off"}
     ours: dict[str, Mapping[str, Any]] = {
         "worker": {"models": ",".join(plan.models), "ticket-keys": ticket_keys},
@@ -173,7 +178,7 @@ def _prepare(plan: Plan, nodes: Sequence[Node], folder: Path) -> Running:
         settings = (common, ours[node.service], local, theirs[node.service], node.settings)
         return Instance(node.having(*settings), environ=environ, log_file=log_file)
 
-    return Running(folder, api_key, tuple(instance(node) for node in nodes))
+    return Running(folder, api_key, discovery, tuple(instance(node) for node in nodes))
 
 
 def _start_janitor(folder: Path) -> subprocess.Popen[bytes]:

@@ -6,13 +6,14 @@ load, gateways to know which version a request is for.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection
 from hashlib import sha256
 
 import msgspec
 
-__all__ = ["PREFIX", "Publication", "Published", "Unpublished", "decode"]
+__all__ = ["PREFIX", "Publication", "Published", "Unpublished", "decode", "encode", "highest", "order"]
 
 PREFIX = "models/"
 """Where publications are among discovery's values; the model's name follows."""
@@ -57,7 +58,8 @@ class Publication(msgspec.Struct, frozen=True, omit_defaults=True):
     def share(self, key: str, ready: Collection[str]) -> str | None:
         """The version for ``key`` by the split, among those ``ready``; equal keys get equal versions.
 
-        None when there is no split, or when none of its versions is ready.
+        None when there is no split, or when none of its versions is ready. By weighted rendezvous hashing: a version
+        whose weight grows takes keys from the others and gives none away.
         """
         weights: dict[str, float] = {}
         for name, weight in self.traffic.items():
@@ -66,16 +68,12 @@ class Publication(msgspec.Struct, frozen=True, omit_defaults=True):
                 weights[version] = weights.get(version, 0.0) + weight
         if not weights:
             return None
-        point = _unit(f"{self.model}:{key}") * sum(weights.values())
-        for version in sorted(weights, key=order):
-            point -= weights[version]
-            if point < 0:
-                return version
-        return max(weights, key=order)
+        return min(weights, key=lambda version: (_race(f"{self.model}@{version}:{key}") / weights[version], version))
 
     def problems(self) -> list[str]:
         """What is wrong with it, a line each; nothing when it may be published."""
-        found = [] if _NAME.fullmatch(self.model) else [f"{self.model!r} is not a model's name"]
+        named = _NAME.fullmatch(self.model) and ".." not in self.model
+        found = [] if named else [f"{self.model!r} is not a model's name"]
         found += [f"{v!r} is not a version: a whole number from 1" for v in self.versions if not _VERSION.fullmatch(v)]
         for label, version in self.labels.items():
             if not _LABEL.fullmatch(label):
@@ -97,8 +95,8 @@ def order(version: str) -> tuple[int, str]:
     return (int(version), version) if version.isascii() and version.isdigit() else (-1, version)
 
 
-def highest(versions: Sequence[str] | Mapping[str, object]) -> str:
-    return max(versions, key=order)
+def highest(versions: Collection[str]) -> str:
+    return max(versions, key=order) if len(versions) > 1 else next(iter(versions))
 
 
 def decode(text: str | bytes) -> Publication:
@@ -113,6 +111,7 @@ def encode(publication: Publication) -> str:
     return msgspec.json.encode(publication).decode()
 
 
-def _unit(text: str) -> float:
-    """A number from 0 to 1 that looks random and is always the same."""
-    return int.from_bytes(sha256(text.encode("utf-8", "surrogatepass")).digest()[:8]) / 2**64
+def _race(text: str) -> float:
+    """The time of a runner that looks exponentially distributed, and is always the same for ``text``."""
+    number = int.from_bytes(sha256(text.encode("utf-8", "surrogatepass")).digest()[:8])
+    return -math.log((number + 1) / 2**64)

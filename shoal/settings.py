@@ -201,6 +201,9 @@ class WorkerSettings(Settings):
         300.0, description="a child that is not ready after so long is started again, seconds"
     )
     devices: Devices = Field("auto", description="where models execute: auto (all GPUs, or else the CPU), cpu, or 0,1")
+    model_memory_bytes: Annotated[int, Field(ge=0)] = Field(
+        0, description="memory for published models, by their manifests, bytes; 0: that of a GPU, or no limit"
+    )
     model_cache: str = Field("", description="folder for fetched models; empty: a temporary one")
     model_cache_bytes: Count = Field(20_480 * MIB, description="most bytes of models that are kept there")
     in_flight: Count = Field(1024, description="most requests that a front holds at once")

@@ -176,8 +176,8 @@ class ModelLoad(msgspec.Struct, frozen=True):
     """The load of one model version on one node. ``queue_depth`` counts waiting and executing jobs, bulk or not.
 
     ``slots`` and ``bulk_slots`` are how many more the gateway that asked may send, and ``arrived`` how many uses of
-    its tickets have come since the queue began: what it has sent beyond those is still on its way. ``reason`` is why it
-    has failed.
+    its tickets have come since the queue began: what it has sent beyond those is still on its way. A worker that
+    ``caches`` remembers its answers. ``reason`` is why the version has failed.
     """
 
     status: Status

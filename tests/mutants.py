@@ -27,6 +27,20 @@ class Mutant:
 
 MUTANTS = (
     Mutant(
+        "a model that answers otherwise than where it was prepared does not become ready",
+        "worker/models/network_runtime.py",
+        "            golden.check(self._recorded.golden.outputs, found, self._recorded.tolerance)\n",
+        "            del found\n",
+        "tests/test_networks.py::test_a_version_that_answers_otherwise_does_not",
+    ),
+    Mutant(
+        "batches that the device has no memory for are executed in parts",
+        "worker/models/batches.py",
+        "                self._is_any_size = False\n",
+        "",
+        "tests/test_networks.py::test_sizes_that_do_not_fit_the_device_are_given_up",
+    ),
+    Mutant(
         "the jobs of a dead model process are reclaimed",
         "worker/served_models.py",
         "        await self._reclaim(model, process)\n",
@@ -203,8 +217,8 @@ MUTANTS = (
     ),
     Mutant(
         "the SDK tells the gateway what is bulk",
-        "shoal/client.py",
-        'bulk = "bulk" if self.priority == "bulk" else None',
+        "shoal/calls.py",
+        'bulk = "bulk" if priority == "bulk" else None',
         "bulk = None",
         "tests/test_client.py::test_bulk_images_say_so_and_share_no_grant_with_interactive_ones",
     ),
@@ -214,6 +228,48 @@ MUTANTS = (
         "if grant.expected_wait > seconds * _WAIT_SHARE:",
         "if False:",
         "tests/test_client.py::test_a_caller_with_little_time_does_not_take_a_grant_of_one_with_more",
+    ),
+    Mutant(
+        "an emptied store takes no value away",
+        "discovery/values.py",
+        "            self._lost, self._store = held, store\n",
+        "            self._lost, self._store = {}, store\n",
+        "tests/test_discovery_values.py::test_an_emptied_store_takes_nothing_away[file]",
+    ),
+    Mutant(
+        "a value is replaced only by who knows the last one",
+        "discovery/file_values.py",
+        "            with locked(self._folder) as folder:\n",
+        "            with opened(self._folder) as folder:\n",
+        "tests/test_discovery_values.py::test_of_many_at_once_one_succeeds[file]",
+    ),
+    Mutant(
+        "a version that is not ready gets no traffic",
+        "shoal/publication.py",
+        "if version in ready and weight > 0:",
+        "if weight > 0:",
+        "tests/test_versions.py::test_a_split_is_sticky_and_a_version_that_is_not_ready_gets_nothing",
+    ),
+    Mutant(
+        "a version that is not published takes no traffic by default",
+        "gateway/versions.py",
+        "if v in published.versions",
+        "if v",
+        "tests/test_versions.py::test_a_version_that_is_withdrawn_takes_only_what_asks_for_it",
+    ),
+    Mutant(
+        "a request that is sent again keeps its version",
+        "gateway/app.py",
+        "wish = replace(wish, seconds=remaining)",
+        "wish = replace(wish, seconds=remaining, key=str(remaining))",
+        "tests/test_gateway.py::test_a_request_that_is_sent_again_keeps_its_version",
+    ),
+    Mutant(
+        "a busy worker gives way although it has the answer",
+        "gateway/balancers/by_content.py",
+        "if c.expected_wait <= longest",
+        "if c",
+        "tests/test_by_content.py::test_nobody_waits_much_longer_than_on_average",
     ),
 )
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -13,7 +15,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from shoal import AsyncClient, Client, client, errors
+from shoal import AsyncClient, Client, cli, client, errors
 from shoal.client import Mode
 from shoal.gateways import Gateways
 
@@ -304,3 +306,84 @@ def test_a_client_that_was_not_entered_says_so() -> None:
 def test_wrong_arguments_are_told_at_once(address: str, mode: Any) -> None:
     with pytest.raises(ValueError, match=r"gateway|mode"):
         AsyncClient(address, mode=mode)
+
+
+@pytest.mark.parametrize("mode", ASKED)
+async def test_what_may_be_asked_with_an_image(mode: Mode) -> None:
+    seen = Seen(good)
+    async with gateway(seen) as url, AsyncClient(url, mode=mode) as shoal:
+        options: dict[str, str | float] = {"threshold": 0.3, "shape": "boxes"}
+        await shoal.predict(b"image", model="cats", label="stable", key="user 7", top_k=2, options=options)
+        async for outcome in shoal.predict_many([b"image"], version="3", options={"threshold": 1}):
+            assert outcome.answer is not None
+    whom = [dict(request.query) for request in seen.requests if request.path == ASKED[mode]]
+    what = [dict(request.query) for request in seen.requests if request.path == "/predict"]
+    first, second = {"threshold": "0.3", "shape": "boxes", "top_k": "2"}, {"threshold": "1"}
+    named = [{"model": "cats", "label": "stable", "key": "user 7"}, {"version": "3"}]
+    if mode == "direct":
+        assert whom == [{"n": "1", **query} for query in named]
+        assert what == [first, second]
+    else:
+        assert whom == what == [first | named[0], second | named[1]]
+
+
+async def test_a_grant_is_for_one_label_and_images_with_keys_share_none() -> None:
+    async def generous(request: web.Request) -> object:
+        answer = await good(request)
+        return {**answer, "uses": 9} if request.path == "/lookup" else answer
+
+    seen = Seen(generous)
+    async with gateway(seen) as url, AsyncClient(url) as shoal:
+        for label in (None, "a", "b", "a", None):
+            await shoal.predict(b"image", label=label)
+        for key in ("k", "k", "l"):
+            await shoal.predict(b"image", key=key)
+    lookups = [request.query for request in seen.requests if request.path == "/lookup"]
+    assert [query.get("label") for query in lookups[:3]] == [None, "a", "b"]
+    assert [(query["n"], query.get("key")) for query in lookups[3:]] == [("1", "k"), ("1", "k"), ("1", "l")]
+
+
+async def test_by_content_every_image_is_looked_up_by_its_digest() -> None:
+    seen = Seen(good)
+    images = [b"one", b"two", b"one"]
+    async with gateway(seen) as url:
+        for mode in ASKED:
+            async with AsyncClient(url, mode=mode, by_content=True) as shoal:
+                for image in images:
+                    await shoal.predict(image, timeout=5)
+    lookups = [request.query["digest"] for request in seen.requests if request.path == "/lookup"]
+    assert lookups == [hashlib.sha256(image).hexdigest() for image in images]
+
+
+async def test_by_content_a_worker_that_fails_is_not_asked_again() -> None:
+    async def one_is_bad(request: web.Request) -> object:
+        if request.path == "/lookup":
+            name = "good" if request.query.get("exclude") == "bad" else "bad"
+            return {**await good(request), "url": f"{request.url.origin()}/{name}", "incarnation": name}
+        return await (broken if request.path == "/bad" else good)(request)
+
+    seen = Seen(one_is_bad)
+    async with gateway(seen) as url, AsyncClient(url, by_content=True) as shoal:
+        assert (await shoal.predict(b"image", timeout=10)).worker == "w"
+    assert [seen.count(path) for path in ("/lookup", "/bad", "/good")] == [2, 1, 1]
+
+
+async def test_the_command_line_asks_the_same(tmp_path: Path) -> None:
+    (tmp_path / "cat.jpg").write_bytes(b"image")
+    seen = Seen(good)
+    command = ["predict", "--proxy", str(tmp_path / "cat.jpg"), "--key", "k", "--option", "threshold=0.3"]
+    async with gateway(seen) as url:
+        for which in (["--version", "2"], ["--label", "stable", "--option", "size=7"]):
+            assert await asyncio.to_thread(cli.main, [*command, "--gateway", url, *which]) == 0
+    assert [dict(request.query) for request in seen.requests] == [
+        {"version": "2", "key": "k", "threshold": "0.3"},
+        {"label": "stable", "key": "k", "threshold": "0.3", "size": "7"},
+    ]
+
+
+@pytest.mark.parametrize("wrong", [["--version", "1", "--label", "a"], ["--option", "threshold"]])
+def test_the_command_line_refuses_what_makes_no_sense(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["predict", "cat.jpg", *wrong])
+    assert caught.value.code == 2
+    assert "not allowed with" in (said := capsys.readouterr().err) or "is not NAME=VALUE" in said

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from discovery import Discovery, DiscoveryUnavailable, ValuesWatch, connect
+from discovery import Discovery, DiscoveryRefused, DiscoveryUnavailable, ValuesWatch, connect
 from discovery.values import LARGEST_TEXT, LatestValues, check_key, check_prefix
 from tests.consul_server import ConsulServer
 from tests.discovery_tools import consul_binary
@@ -63,9 +63,9 @@ async def until(watch: ValuesWatch, wanted: Mapping[str, str], within: float = 1
     return time.monotonic() - started
 
 
-async def hear(caplog: pytest.LogCaptureFixture, words: str) -> None:
+async def hear(caplog: pytest.LogCaptureFixture, words: str, times: int = 1) -> None:
     for _ in range(200):
-        if words in caplog.text:
+        if caplog.text.count(words) >= times:
             return
         await asyncio.sleep(0.05)
     pytest.fail(f"not heard: {words}")
@@ -347,3 +347,33 @@ def test_a_first_store_without_an_id() -> None:
     assert latest.values == {"a": "1"}
     latest.settle("", {})
     assert latest.values == {"a": "1"}, "nobody can say whether that was meant"
+
+
+MANAGEMENT = "11111111-2222-3333-4444-555555555555"
+
+
+async def test_who_may_not_read_does_not_see_an_empty_store(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with ConsulServer(consul_binary(), tmp_path / "consul", management=MANAGEMENT) as server:
+        reader = server.token('key_prefix "shoal/" { policy = "read" }')
+        stranger = server.token('service_prefix "shoal-" { policy = "write" }')
+        async with (
+            connect(server.url, token=MANAGEMENT) as publisher,
+            connect(server.url, token=reader) as reading,
+            connect(server.url, token=stranger) as strange,
+            reading.watch_values("models/") as watch,
+            strange.watch_values("models/") as blind,
+        ):
+            await set_to(publisher, "models/digits", "1")
+            await until(watch, {"models/digits": "1"})
+            with pytest.raises(DiscoveryRefused):
+                await reading.put("models/digits", "2", index=0)
+            await hear(caplog, "check the token and its policies")
+            assert blind.values is None
+            # And who may not read any more keeps what it knew
+            policies = await asyncio.to_thread(server.call, "GET", "/v1/acl/policies")
+            for policy in policies:
+                if "tests-" in policy["Name"]:
+                    await asyncio.to_thread(server.call, "DELETE", f"/v1/acl/policy/{policy['ID']}")
+            await set_to(publisher, "models/digits", "2")
+            await hear(caplog, "check the token and its policies", times=2)
+            assert watch.values in ({"models/digits": "1"}, {"models/digits": "2"})

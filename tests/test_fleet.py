@@ -18,6 +18,7 @@ from discovery.latest import Latest
 from gateway.balancers import BALANCERS
 from gateway.fleet import Choice, Fleet, Wish
 from gateway.known_worker import OnTheWay, Worker
+from gateway.versions import Publications
 from shoal.errors import NoWorker, QueueFull, UnknownModel
 from shoal.metrics import GatewayMetrics
 from shoal.wire import LoadReport, ModelLoad, Priority, Status
@@ -107,7 +108,11 @@ class Scene:
 
 @asynccontextmanager
 async def scene(
-    *nodes: Node, balancer: str = "least_expected_wait", interval: float = INTERVAL, watch: Latest | None = None
+    *nodes: Node,
+    balancer: str = "least_expected_wait",
+    interval: float = INTERVAL,
+    watch: Latest | None = None,
+    publications: Publications | None = None,
 ) -> AsyncIterator[Scene]:
     watch = watch or Latest("worker")
     registry = CollectorRegistry()
@@ -118,7 +123,13 @@ async def scene(
         watch.publish(node.member for node in nodes)
         session = await stack.enter_async_context(ClientSession())
         following = Fleet.follow(
-            watch, session, BALANCERS[balancer](), name="g", interval=interval, metrics=GatewayMetrics(registry)
+            watch,
+            session,
+            BALANCERS[balancer](),
+            name="g",
+            interval=interval,
+            metrics=GatewayMetrics(registry),
+            publications=publications,
         )
         fleet = await stack.enter_async_context(following)
         yield Scene(fleet, watch, registry, {node.name: node for node in nodes})
@@ -162,8 +173,11 @@ CHOICES = {
     "a fast one with a longer queue": ([digits("a", 2, 0.1), digits("b", 8, 0.001)], {"b"}),
     "only one has room": ([digits("a", 10, 0.0001), digits("b", 9, 5.0)], {"b"}),
     "only one serves the model": ([Node("a", {"other@1": load()}), digits("b", 9)], {"b"}),
-    "the highest version, as a number": ([Node("a", {"digits@9": load()}), Node("b", {"digits@10": load(9)})], {"b"}),
-    "a number before a word": ([Node("a", {"digits@beta": load()}), Node("b", {"digits@1": load(9)})], {"b"}),
+    "each with the highest version that it has": (
+        [Node("a", {"digits@9": load(9)}), Node("b", {"digits@10": load()})],
+        {"b"},
+    ),
+    "also where that is an older one": ([Node("a", {"digits@9": load()}), Node("b", {"digits@10": load(9)})], {"a"}),
     "a draining one is left out": ([Node("a", {"digits@1": load()}, draining=True), digits("b", 9)], {"b"}),
     "one that answers 500 is left out": ([Node("a", {"digits@1": load()}, ill=True), digits("b", 9)], {"b"}),
     "a loading one is left out": ([digits("a", status="loading"), digits("b", 9)], {"b"}),
@@ -412,6 +426,13 @@ async def test_a_model_stays_known_when_its_last_worker_is_gone() -> None:
         await s.until(lambda: [w.state for w in s.fleet] == ["unreachable"], "a unreachable")
         with pytest.raises(NoWorker):
             s.chosen()
+
+
+async def test_the_highest_version_is_that_of_numbers() -> None:
+    async with scene(
+        Node("a", {f"digits@{version}": load() for version in ("9", "beta", "10", "1")}), interval=30
+    ) as s:
+        assert s.fleet.choose(Wish("digits")).key == "digits@10"
 
 
 async def test_a_version_may_be_asked_for() -> None:

@@ -353,7 +353,16 @@ def test_any_name_can_be_drawn(label: str) -> None:
 def test_any_box_can_be_drawn_into_any_picture(boxes: list[list[float]], size: tuple[int, int], mode: str) -> None:
     image = Image.new(mode, size)
     pixels = drawn(image, *(found("cat", *box) for box in boxes), kind="TIFF" if mode == "CMYK" else "PNG")
-    assert pixels.shape == (size[1], size[0], 3)
+    height, width, channels = pixels.shape
+    assert (height % size[1], width % size[0], channels) == (0, 0, 3)
+    assert height // size[1] == width // size[0]
+
+
+@pytest.mark.parametrize(("size", "factor"), [((64, 48), 5), ((1, 1), 240), ((1, 65_500), 1), ((240, 240), 1)])
+def test_a_picture_too_small_for_letters_is_enlarged(size: tuple[int, int], factor: int) -> None:
+    pixels = drawn(Image.new("RGB", size, (128, 128, 128)), found("cat", 0, 0, *size))
+    assert pixels.shape == (factor * size[1], factor * size[0], 3)
+    assert changed(pixels)[-factor:].any()
 
 
 def test_what_decode_refuses_is_not_drawn_into_either() -> None:

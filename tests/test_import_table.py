@@ -45,6 +45,7 @@ ONLY_IN: dict[str, set[str]] = {
         "loadtest/users.py",
     },
     "gevent": {"loadtest/arrivals.py", "loadtest/roles.py", "loadtest/run.py"},
+    "fsspec": {"worker/repository/objects.py"},
     "tensorflow": {"worker/models/networks/tensorflow_backend.py"},
     "jax": {"worker/models/networks/jax_backend.py"},
     "torch": {"worker/models/networks/torch_backend.py"},
@@ -56,9 +57,11 @@ ONLY_IN: dict[str, set[str]] = {
     "pydantic": {
         "shoal/settings.py",
         "worker/models/manifest.py",
+        "worker/models/tasks/boxes.py",
         "worker/models/tasks/classification.py",
         "worker/models/tasks/detection.py",
         "worker/models/tasks/settings.py",
+        "worker/models/tasks/ssd.py",
         "worker/models/tasks/tensors.py",
     },
     "tomli_w": {"worker/models/manifest.py"},
@@ -82,6 +85,8 @@ NEVER_LOADED = [
     ("worker.supervisor", ("consul", *RUNTIMES)),
     ("worker.front", ("consul", *RUNTIMES)),
     ("worker.model_process", ("PIL", "consul", *RUNTIMES)),
+    ("worker.repository.fetch", ("PIL", "consul", "fsspec", *RUNTIMES)),
+    ("worker.repository.__main__", ("consul", "fsspec", *RUNTIMES)),
     ("worker.models.published", ("PIL", "consul", "redis", *RUNTIMES)),
 ]
 

@@ -21,6 +21,7 @@ from tests.photos import fake_label, photo
 
 pytestmark = pytest.mark.cluster
 
+PLACES = {"discovery", "repository"}
 ROLES = {"gateway", "worker", "front", "model", "redis"}
 
 
@@ -38,7 +39,16 @@ def left_in(scratch: dict[str, str]) -> list[str]:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL], ids=lambda n: n.name)
 def test_nothing_is_left_behind(scratch: dict[str, str], number: signal.Signals) -> None:
     with up("--workers", "2", "--gateways", "2", "--model", "fake", environ=scratch) as cluster:
-        assert set(cluster.document) == {"gateway", "gateways", "workers", "models", "api_key", "pids", "control"}
+        assert set(cluster.document) == {
+            "gateway",
+            "gateways",
+            "workers",
+            "models",
+            "api_key",
+            "pids",
+            "control",
+            *PLACES,
+        }
         assert {role: len(pids) for role, pids in cluster.document["pids"].items()} == dict.fromkeys(ROLES, 2)
         assert all(is_running(pid) for pid in cluster.all_pids())
         assert left_in(scratch)

@@ -150,6 +150,31 @@ def test_the_fakes_card() -> None:
     assert len(card.digest) == 64
 
 
+def test_the_fake_is_any_version() -> None:
+    specification = Specification.parse("fake?version=12&size=16")
+    assert (specification.version, specification.parameters) == ("12", {"size": "16"})
+    assert specification.load().card.key == "fake@12"
+    for bad in ("0", "", "1.5", "x"):
+        with pytest.raises(ValueError, match="bad parameters of fake: version="):
+            Specification.parse(f"fake?version={bad}")
+
+
+def test_the_fake_does_not_load_when_told_so() -> None:
+    with pytest.raises(RuntimeError, match="told to fail to load"):
+        fake.load(version="1", fail_load="1")
+    assert fake.load(version="1", fail_load="0").card.model == "fake"
+
+
+def test_the_fake_takes_memory() -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    before = resident()
+    runtime = fake.load(version="1", memory_bytes="50000000")
+    assert resident() - before > 40_000_000
+    assert runtime.card.model == "fake"
+
+
 def test_an_execution_takes_its_time() -> None:
     runtime = fake.load(version="1", seconds_per_execution="0.02", seconds_per_image="0.01")
     started = time.perf_counter()
@@ -193,6 +218,8 @@ def test_a_batch_that_does_not_fit_is_refused(shape: tuple[int, ...]) -> None:
         ("size", "9" * 5000),
         ("max_batch_size", "1.5"),
         ("max_batch_size", ""),
+        ("memory_bytes", "lots"),
+        ("fail_load", "2"),
         ("crash_on", ""),
         ("crash_on", "fake-XYZ"),
         ("fail_on", "0123456789abc"),

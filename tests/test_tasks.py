@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,19 +15,21 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from pydantic import ValidationError
 
-from worker.models import imagenet, tasks
+from shoal.wire import ImageInput
+from worker.models import tasks
 from worker.models.networks import Spec
 from worker.models.runtime import Array, Asked
 from worker.models.tasks import classification, embedding, labels, tensors
 
 ANIMALS = ("cat", "dog", "cow")
+IMAGE = ImageInput("image", 8, 8, "squash")
 NUMBERS = Spec("scores", "float32", (-1, 3))
 
 
 def classifier(
     names: Sequence[str] = ANIMALS, outputs: Sequence[Spec] = (NUMBERS,), **settings: Any
 ) -> classification.Classification:
-    return classification.build(classification.Settings.model_validate(settings), names, outputs)
+    return classification.build(classification.Settings.model_validate(settings), names, outputs, IMAGE)
 
 
 def classified(rows: object, task: classification.Classification, *options: dict[str, Any]) -> list[Any]:
@@ -65,7 +68,7 @@ BROKEN: dict[str, Array] = {
 @pytest.mark.parametrize("module", [classification, embedding, tensors])
 @pytest.mark.parametrize("broken", BROKEN)
 def test_outputs_that_make_no_sense_are_refused(module: Any, broken: str) -> None:
-    task = module.build(module.Settings(), (), [NUMBERS])
+    task = module.build(module.Settings(), (), [NUMBERS], IMAGE)
     with pytest.raises(ValueError, match="output 'scores'"):
         task.answers({"scores": BROKEN[broken]}, [Asked()])
     with pytest.raises(ValueError, match="no output 'scores'"):
@@ -75,14 +78,24 @@ def test_outputs_that_make_no_sense_are_refused(module: Any, broken: str) -> Non
 # --- classification ----------------------------------------------------------------------------------------------
 
 
-def test_it_answers_what_the_shipped_classifier_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def reference(logits: Array, k: int) -> list[dict[str, Any]]:
+    """Softmax and the k best, one number at a time."""
+    powers = [math.exp(float(x) - float(logits.max())) for x in logits]
+    order = sorted(range(len(powers)), key=lambda index: (-powers[index], index))[:k]
+    return [{"label": f"class {i}", "index": i, "probability": powers[i] / sum(powers)} for i in order]
+
+
+def test_it_answers_what_a_slow_reference_does() -> None:
     names = tuple(f"class {index}" for index in range(1000))
-    monkeypatch.setattr(imagenet, "labels", lambda: names)
     logits = np.random.default_rng(7).normal(0, 4, (6, 1000)).astype(np.float32)
     logits[1], logits[2, [3, 5, 7]] = 0, 30
     options: list[Any] = [{}, {}, {"top_k": 1}, {"top_k": 1000}, {"top_k": 7}, {}]
     task = classifier(names, [Spec("logits", "float32", (-1, 1000))])
-    assert task.answers({"logits": logits}, list(map(Asked, options))) == imagenet.classify(logits, options)
+    for found, row, option in zip(classified(logits, task, *options), logits, options, strict=True):
+        expected = reference(row, option.get("top_k", 5))
+        assert [p["index"] for p in found] == [p["index"] for p in expected]
+        assert [p["label"] for p in found] == [p["label"] for p in expected]
+        assert [p["probability"] for p in found] == pytest.approx([p["probability"] for p in expected], abs=1e-12)
 
 
 def test_predictions_are_descending_and_of_equals_the_lower_index_is_first() -> None:
@@ -258,7 +271,7 @@ def test_a_repeated_label_means_every_class_of_that_name() -> None:
 
 
 def test_an_embedding_has_the_shortest_decimals() -> None:
-    task = embedding.build(embedding.Settings(), (), [Spec("features", "float32", (-1, 1, 1, 3))])
+    task = embedding.build(embedding.Settings(), (), [Spec("features", "float32", (-1, 1, 1, 3))], IMAGE)
     values = np.array([[[[0.1, 1 / 3, -2]]], [[[1e-7, 0, 12345.678]]]], np.float32)
     found = task.answers({"features": values}, [Asked(), Asked()])
     assert json.dumps(found) == ('[{"embedding": [0.1, 0.33333334, -2.0]}, {"embedding": [1e-07, 0.0, 12345.678]}]')
@@ -270,14 +283,14 @@ def test_an_embedding_has_the_shortest_decimals() -> None:
     )
 )
 def test_an_embedding_loses_nothing(values: Array) -> None:
-    task = embedding.build(embedding.Settings(), (), [Spec("features", "float32", (-1, 5))])
+    task = embedding.build(embedding.Settings(), (), [Spec("features", "float32", (-1, 5))], IMAGE)
     found = json.loads(json.dumps(task.answers({"features": values}, [Asked(), Asked()])))
     assert np.array_equal(np.array([answer["embedding"] for answer in found]).astype(values.dtype), values)
 
 
 def test_tensors_are_every_output_as_it_is() -> None:
     specs = [Spec("boxes", "float32", (-1, 2, 2)), Spec("count", "int64", (-1,)), Spec("found", "bool", (-1, 1))]
-    task = tensors.build(tensors.Settings(), (), specs)
+    task = tensors.build(tensors.Settings(), (), specs, IMAGE)
     outputs: dict[str, Array] = {
         "boxes": np.array([[[0, 0.1], [2, 3]], [[4, 5], [6, 7]]], np.float32),
         "count": np.array([3, 2**60], np.int64),
@@ -297,14 +310,14 @@ def test_tensors_are_every_output_as_it_is() -> None:
 
 def test_tensors_may_be_a_few_of_the_outputs() -> None:
     specs = [Spec("a", "float32", (-1, 2)), Spec("b", "float32", (-1, 2))]
-    task = tensors.build(tensors.Settings(outputs=["b"]), (), specs)
+    task = tensors.build(tensors.Settings(outputs=["b"]), (), specs, IMAGE)
     [answer] = task.answers({"a": np.zeros((1, 2)), "b": np.ones((1, 2))}, [Asked()])
     assert answer["outputs"].keys() == {"b"}
     with pytest.raises(ValueError, match="outputs: the network has no output 'c'"):
-        tensors.build(tensors.Settings(outputs=["c"]), (), specs)
+        tensors.build(tensors.Settings(outputs=["c"]), (), specs, IMAGE)
 
 
 @pytest.mark.parametrize("module", [embedding, tensors])
 def test_labels_that_nothing_would_show_are_refused(module: Any) -> None:
     with pytest.raises(ValueError, match="labels:"):
-        module.build(module.Settings(), ("cat",), [NUMBERS])
+        module.build(module.Settings(), ("cat",), [NUMBERS], IMAGE)

@@ -85,7 +85,8 @@ def pixels_of(data: bytes, *, max_pixels: int) -> int:
 def annotate(data: bytes, predictions: Sequence[Mapping[str, Any]], *, max_pixels: int) -> bytes:
     """The upright picture with the ``box`` and the name of each prediction that has one, as JPEG.
 
-    Raises as ``decode`` does, and ``TooManyPixels`` for a picture with a side too long for a JPEG.
+    A picture that is too small for letters is enlarged, by a whole factor. Raises as ``decode`` does, and
+    ``TooManyPixels`` for a picture with a side too long for a JPEG.
     """
     with _opened(data, max_pixels) as image:
         if max(image.size) > _LONGEST_JPEG_SIDE:
@@ -95,9 +96,13 @@ def annotate(data: bytes, predictions: Sequence[Mapping[str, Any]], *, max_pixel
         picture = _opaque(_plain(image, 3)).convert("RGB")
         if orientation in _UPRIGHT:
             picture = picture.transpose(_UPRIGHT[orientation])
-        _draw(picture, [p for p in predictions if p.get("box")])
+        factor = max(1, min(math.ceil(_READABLE_SIDE / _side(picture)), _LONGEST_JPEG_SIDE // max(picture.size)))
+        if factor > 1:
+            picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.BICUBIC)
+        boxed = [{**p, "box": [factor * float(edge) for edge in p["box"]]} for p in predictions if p.get("box")]
+        _draw(picture, boxed)
         stream = io.BytesIO()
-        picture.save(stream, "JPEG", quality=90)
+        picture.save(stream, "JPEG", quality=90, subsampling=0)  # or thin lines lose their colour
         return stream.getvalue()
 
 
@@ -234,6 +239,7 @@ def _reach(shown: Box, size: tuple[int, int], spec: ImageInput) -> Box:
 
 _LONGEST_JPEG_SIDE = 65_500  # libjpeg's own limit
 _LONGEST_NAME = 40
+_READABLE_SIDE = 240
 _GOLDEN_RATIO = 0.618033988749895
 # Pillow's own font has no letters beyond ASCII; these are the common ones that have no plain letter inside.
 _PLAIN_LETTERS = str.maketrans({"ß": "ss", "æ": "ae", "Æ": "AE", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L", "đ": "d"})
@@ -242,9 +248,9 @@ _PLAIN_LETTERS = str.maketrans({"ß": "ss", "æ": "ae", "Æ": "AE", "ø": "o", "
 def _draw(picture: Image.Image, predictions: Sequence[Mapping[str, Any]]) -> None:
     """Draw boxes, then names; the more probable over the less."""
     draw = ImageDraw.Draw(picture)
-    side = math.sqrt(picture.width * picture.height)
+    side = _side(picture)
     line = max(1, round(side / 250))
-    font = ImageFont.load_default(max(10, round(side / 34)))
+    font = ImageFont.load_default(max(12, round(side / 30)))
     ascending = sorted(predictions, key=lambda p: float(p["probability"]))
     for prediction in ascending:
         left, top, right, bottom = _pixels_of(prediction["box"], picture.size)
@@ -291,6 +297,11 @@ def _pixels_of(box: Sequence[float], size: tuple[int, int]) -> tuple[int, int, i
 
 def _overlap(one: Box, other: Box) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def _side(picture: Image.Image) -> float:
+    """Of the square with as many pixels."""
+    return math.sqrt(picture.width * picture.height)
 
 
 def _color(index: int) -> tuple[int, int, int]:

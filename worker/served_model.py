@@ -93,6 +93,7 @@ class ServedModel:
         self.reason = ""
         self.has_failed = False
         self.is_hidden = False
+        self.memory_bytes = 0  # that its manifest asks for
         self.retired = asyncio.Event()
         self._noted: Status = "loading"
 
@@ -150,6 +151,11 @@ class ServedModel:
         """It is not served, until something else is published."""
         self.has_failed = True
         self.reason = reason
+
+    def recover(self) -> None:
+        """What made it fail is over."""
+        self.has_failed = False
+        self.reason = ""
 
     def heartbeat(self) -> Job | None:
         """The job that shows that the model still works, when nothing else has for a while."""

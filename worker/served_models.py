@@ -11,11 +11,11 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -30,11 +30,14 @@ from shoal.wire import ModelCard, ModelState, Reply
 from worker import model_process
 from worker.desired import Desired, Publications, may_go, oldest_first
 from worker.devices import Device
+from worker.models import manifest
 from worker.models.catalogue import Specification
 from worker.queue import Queue, QueueUnavailable
 from worker.served_model import ModelProcess, ServedModel
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _MODEL_STOP = 30.0
 _TRIES_TO_LOAD = 3
@@ -75,6 +78,7 @@ class ServedModels:
         self._served = {model.key: model for model in self._fixed}
         self._desired: dict[str, Desired] = {}
         self._group: asyncio.TaskGroup | None = None
+        self._left = asyncio.Event()
 
     def __repr__(self) -> str:
         return f"<ServedModels {list(self._served.values())}>"
@@ -165,7 +169,7 @@ class ServedModels:
     # The life of one version
 
     async def _live(self, model: ServedModel, desired: Desired | None = None) -> None:
-        if desired is None or await self._fetched(model, desired):
+        if desired is None or (await self._fetched(model, desired) and await self._has_room(model)):
             for process in model.processes:
                 process.keeper = self._keeper(model, process)
             async with keeping(*(process.keeper for process in model.processes if process.keeper)):
@@ -173,6 +177,7 @@ class ServedModels:
                 await self._take_leave(model)
         await model.retired.wait()
         del self._served[model.key]
+        self._left.set()
         self._metrics.model_ready.labels(model.key).set(0)
         await self._forget(model)
         log.info("model gone", extra={"model": model.key})
@@ -180,16 +185,9 @@ class ServedModels:
 
     async def _fetched(self, model: ServedModel, desired: Desired) -> bool:
         """Whether the version's folder is here, complete and as published; else the model has failed."""
-        fetching = asyncio.create_task(self._fetch(desired))
-        giving_up = asyncio.create_task(model.retired.wait())
-        try:
-            await asyncio.wait([fetching, giving_up], return_when=asyncio.FIRST_COMPLETED)
-            if not fetching.done():
-                return False
-            event = fetching.result()
-        finally:
-            for task in (fetching, giving_up):
-                task.cancel()
+        event = await _unless(model.retired, self._fetch(desired))
+        if event is None:
+            return False
         if event.get("event") != "fetched":
             self._fail(model, f"cannot be fetched: {event.get('reason', 'its process died')}")
             return False
@@ -213,6 +211,28 @@ class ServedModels:
         finally:
             await child.stop(1.0)
         return last
+
+    async def _has_room(self, model: ServedModel) -> bool:
+        """Wait until the memory that its manifest asks for is free here. False when it is retired first."""
+        try:
+            needed = manifest.read(Path(model.specification.folder)).memory_bytes
+        except manifest.InvalidManifest as error:
+            self._fail(model, str(error))
+            return False
+        while needed > (free := self._free_memory()):
+            self._fail(model, f"does not fit: it needs {needed} bytes of memory, and {free:.0f} are free")
+            self._left.clear()
+            if await _unless(model.retired, self._left.wait()) is None:
+                return False
+        model.recover()
+        model.memory_bytes = needed
+        return True
+
+    def _free_memory(self) -> float:
+        """Bytes for models: by the settings, or else of the smallest GPU; a CPU has no limit of its own."""
+        smallest = min(device.memory_bytes for device in self._devices)
+        limit = self._settings.model_memory_bytes or smallest or float("inf")
+        return limit - sum(model.memory_bytes for model in self)
 
     async def _take_leave(self, model: ServedModel) -> None:
         """No new requests; those that were permitted come, and what waits is answered, before the processes end."""
@@ -321,6 +341,18 @@ class ServedModels:
         if moved or culprits:
             self._metrics.reclaimed.labels(model.key).inc(moved + len(culprits))
             log.warning("reclaimed", extra={"model": model.key, "dead": process.name, "jobs": moved})
+
+
+async def _unless(event: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """What ``work`` gives, or None when ``event`` comes first."""
+    working, waiting = asyncio.create_task(work), asyncio.create_task(event.wait())
+    try:
+        await asyncio.wait([working, waiting], return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        for task in (working, waiting):
+            task.cancel()
+        await asyncio.gather(working, waiting, return_exceptions=True)
 
 
 async def _patiently(work: Any) -> None:

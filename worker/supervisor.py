@@ -219,6 +219,7 @@ class Supervisor:
 
     def _models_changed(self) -> None:
         self._changed.set()
+        self._tell_pids()
         self._broadcast()
         self._check_useful()
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from gateway.balancers.by_content import by_content
 from gateway.balancers.candidate import C, Candidate
 from gateway.balancers.least_expected_wait import LeastExpectedWait
 from gateway.balancers.round_robin import RoundRobin
 
-__all__ = ["BALANCERS", "Balancer", "Candidate"]
+__all__ = ["BALANCERS", "Balancer", "Candidate", "by_content"]
 
 
 class Balancer(Protocol):

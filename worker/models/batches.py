@@ -19,7 +19,7 @@ _ENOUGH_SECONDS = 5.0
 
 
 class Batches:
-    """A network, and the sizes in which it is executed: its own if that is fixed, a few warmed ones if it pads, else any.
+    """A network, and the sizes in which it is executed: its own fixed one, a few warmed ones if it pads, else any.
 
     Raises ``NotLoadable`` for outputs that are not one entry for each image.
     """
@@ -38,6 +38,8 @@ class Batches:
         self._plans: dict[int, tuple[int, ...]] = {}
 
     def __repr__(self) -> str:
+        if self._is_any_size:
+            return "any batch size"
         return ", ".join(f"{size}: {cost * 1000:.1f} ms" for size, cost in self._costs.items())
 
     def warm_up(self, image: Array) -> None:
@@ -70,19 +72,23 @@ class Batches:
 
     def execute(self, batch: Array) -> Mapping[str, Array]:
         """The outputs for n prepared images, executed in the cheapest parts. Raises as ``Network.execute`` does."""
-        images = len(batch)
-        if self._is_any_size:
-            return self._checked(self._network.execute(batch), images)
-        if images not in self._plans:
-            self._plans[images] = plan(images, self._costs)
         parts = []
         start = 0
-        for size in self._plans[images]:
-            parts.append(self._checked(self._network.execute(_padded(batch[start : start + size], size)), size))
+        for size in self._sizes(len(batch)):
+            outputs = self._network.execute(_padded(batch[start : start + size], size))
+            parts.append(_checked(outputs, size))
             start += size
         if len(parts) == 1:
-            return {name: array[:images] for name, array in parts[0].items()}
-        return {name: np.concatenate([part[name] for part in parts])[:images] for name in parts[0]}
+            return {name: array[: len(batch)] for name, array in parts[0].items()}
+        return {name: np.concatenate([part[name] for part in parts])[: len(batch)] for name in parts[0]}
+
+    def _sizes(self, images: int) -> tuple[int, ...]:
+        if self._is_any_size:
+            whole, rest = divmod(images, self._most)
+            return (self._most,) * whole + (rest,) * bool(rest)
+        if images not in self._plans:
+            self._plans[images] = plan(images, self._costs)
+        return self._plans[images]
 
     def _timed(self, batches: Mapping[int, Array]) -> dict[int, float]:
         return {size: self._seconds(batch) for size, batch in batches.items()}
@@ -92,12 +98,12 @@ class Batches:
         self._network.execute(batch)
         return time.perf_counter() - started
 
-    @staticmethod
-    def _checked(outputs: Mapping[str, Array], images: int) -> Mapping[str, Array]:
-        for name, array in outputs.items():
-            if array.shape[:1] != (images,):
-                raise ValueError(f"output {name!r} has shape {array.shape} for {images} images")
-        return outputs
+
+def _checked(outputs: Mapping[str, Array], images: int) -> Mapping[str, Array]:
+    for name, array in outputs.items():
+        if array.shape[:1] != (images,):
+            raise ValueError(f"output {name!r} has shape {array.shape} for {images} images")
+    return outputs
 
 
 def _padded(part: Array, size: int) -> Array:

@@ -47,8 +47,8 @@ def read(folder: Path) -> Golden | None:
     if not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as opened:
+            arrays = dict(opened)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{FILE} is damaged: {error}") from error
     images = arrays.pop(_IMAGES, None)

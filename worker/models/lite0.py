@@ -19,7 +19,7 @@ def load(*, version: str, **parameters: str) -> Runtime:
         variant="lite0",
         output="logits",
         task="classification",
-        build=lambda outputs: classification.build(
-            classification.Settings(activation="softmax"), imagenet.labels(), outputs
+        build=lambda outputs, image: classification.build(
+            classification.Settings(activation="softmax"), imagenet.labels(), outputs, image
         ),
     )

@@ -19,5 +19,5 @@ def load(*, version: str, **parameters: str) -> Runtime:
         variant="lite1",
         output="features",
         task="embedding",
-        build=lambda outputs: embedding.build(embedding.Settings(), (), outputs),
+        build=lambda outputs, image: embedding.build(embedding.Settings(), (), outputs, image),
     )

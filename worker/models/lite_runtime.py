@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from shoal.wire import ModelCard
+from shoal.wire import ImageInput, ModelCard
 from worker.models import efficientnet_lite
 from worker.models.efficientnet_lite import Output
 from worker.models.manifest import Input
@@ -24,7 +24,7 @@ def load(
     variant: str,
     output: Output,
     task: str,
-    build: Callable[[Sequence[Spec]], Task],
+    build: Callable[[Sequence[Spec], ImageInput], Task],
 ) -> NetworkRuntime:
     """Parameters: ``max_batch_size`` (default 32), ``threads`` (default 0, all cores).
 
@@ -38,7 +38,7 @@ def load(
     size, margin = efficientnet_lite.VARIANTS[variant].size, efficientnet_lite.MARGIN
     wanted = Input(height=size, width=size, dtype="uint8", crop="center", margin=margin, resample="bicubic")
     network = keras_format.network(efficientnet_lite.build(variant, output), wanted)
-    answering = build(network.outputs)
+    answering = build(network.outputs, wanted.image())
     card = ModelCard(
         model=model,
         version=version,

@@ -67,7 +67,7 @@ class NetworkRuntime:
         self._recorded = recorded
 
     def __repr__(self) -> str:
-        return f"<NetworkRuntime {self.card.key} {self._batches}>"
+        return f"<NetworkRuntime {self.card.key}, {self._batches}>"
 
     def warm_up(self) -> None:
         """Answer what is recorded, then execute every batch size that will be used. Raises ``GoldenMismatch``."""

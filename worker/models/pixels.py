@@ -14,7 +14,7 @@ from worker.models.runtime import Array
 if TYPE_CHECKING:
     from worker.models.manifest import Input
 
-__all__ = ["Pixels", "shape", "spec"]
+__all__ = ["Pixels", "holds", "shape", "spec"]
 
 
 def shape(wanted: Input, declared: tuple[int, ...]) -> tuple[int, ...]:
@@ -59,12 +59,13 @@ class Pixels:
 
         What the manifest casts to must hold no more than what the network takes: uint8 fits float32, not the reverse.
         """
-        if not np.can_cast(wanted.dtype, taken.dtype, "safe"):
+        one = shape(wanted, taken.shape)
+        if not holds(taken.dtype, wanted.dtype):
             raise NotLoadable(
                 f"it takes {taken.dtype}, which the manifest's {wanted.dtype} does not fit: set input.dtype"
             )
         return cls(
-            shape(wanted, taken.shape),
+            one,
             taken.dtype,
             np.asarray(wanted.scale, np.float32),
             np.asarray(wanted.offset, np.float32),
@@ -81,6 +82,14 @@ class Pixels:
         if self.channels_first:
             batch = batch.transpose(0, 3, 1, 2)
         return np.ascontiguousarray(batch, self.dtype).reshape(len(images), *self.shape)
+
+
+def holds(dtype: str, other: str) -> bool:
+    """Whether a NumPy dtype represents every value of another. Strings, and what NumPy does not know, hold nothing."""
+    try:
+        return bool(np.can_cast(other, dtype, "safe")) and np.dtype(dtype).kind in "iuf"
+    except TypeError:
+        return False
 
 
 def _written(sizes: tuple[int, ...]) -> str:

@@ -36,7 +36,9 @@ def load(folder: Path, *, model: str, version: str, runtime: str = "") -> Networ
     chosen, artefact = choose(folder, wanted, runtime)
     network = networks.load(chosen, artefact, wanted)
     with _blaming_the_manifest():
-        task: Task = tasks.module_of(wanted.task).build(wanted.task_settings(), names, network.outputs)
+        task: Task = tasks.module_of(wanted.task).build(
+            wanted.task_settings(), names, network.outputs, wanted.input.image()
+        )
     card = ModelCard(
         model=model,
         version=version,

@@ -1,0 +1,1 @@
+"""Where versions of models lie, how a node comes by them, and the commands that publish them."""

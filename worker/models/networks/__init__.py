@@ -42,7 +42,7 @@ _BY_ENDING = {
 }
 _INSTALL = {
     "tensorflow": "shoal[tensorflow]",
-    "keras": "shoal[tensorflow]",
+    "keras": "keras>=3.12",
     "jax": "shoal[jax]",
     "torch": "shoal[torch]",
     "onnxruntime": "shoal[onnx]",
@@ -134,8 +134,7 @@ def load(runtime: str, artefact: Path, manifest: Manifest) -> Network:
 def by_name(outputs: Any, names: Sequence[str] = ()) -> dict[str, Array]:
     """A framework's outputs as arrays by name: one array, several in a row, or a mapping, whose own names count.
 
-    Without names they are ``output``, or ``output_0`` and so on. Raises ``ValueError`` when the names are too few or too
-    many.
+    Without names they are ``output``, or ``output_0`` and so on. Raises ``ValueError`` when names are missing or left.
     """
     if isinstance(outputs, Mapping):
         return {str(name): np.asarray(output) for name, output in outputs.items()}

@@ -40,6 +40,8 @@ def translating(trouble: Trouble) -> Iterator[None]:
     """Raise ``OutOfMemory`` or ``DeviceLost`` where ``trouble`` sees one, and leave every other error as it is."""
     try:
         yield
+    except (OutOfMemory, DeviceLost):
+        raise
     except Exception as error:
         if (known := trouble(error)) is not None:
             raise known from error

@@ -58,6 +58,8 @@ def network(model: Any, wanted: Input, backend: str = "tensorflow") -> Loaded:
     if len(inputs) != 1:
         raise NotLoadable(f"the model has {len(inputs) or 'no declared'} inputs: it must take one, the image")
     declared = _shape(inputs[0])
+    if "int" in inputs[0].dtype and not pixels.holds(inputs[0].dtype, wanted.dtype):
+        raise NotLoadable(f"it takes {inputs[0].dtype}, to which Keras would cut {wanted.dtype}: set input.dtype")
     taken = Spec(inputs[0].name, wanted.dtype, (declared[0], *pixels.shape(wanted, declared)))
     given = _outputs(start(backend), model, taken)
     outputs = tuple(Spec(name, str(tensor.dtype), _shape(tensor)) for name, tensor in given.items())

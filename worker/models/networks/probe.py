@@ -15,8 +15,8 @@ __all__ = ["probed"]
 def probed(call: Callable[[Array], Mapping[str, Array]], taken: Spec) -> Loaded:
     """The network behind ``call``, by what it answers to one black image, and to two.
 
-    ``taken`` is its input, whose batch varies. One that raises on two images, or answers as if they were one, takes them
-    one by one.
+    ``taken`` is its input, whose batch varies. One that raises on two images, or answers as if they were one, takes
+    them one by one.
     """
     one = call(_black(taken, 1))
     try:

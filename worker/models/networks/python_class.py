@@ -46,8 +46,8 @@ def load(artefact: Path, manifest: Manifest) -> Loaded:
 
 
 def trouble(error: BaseException) -> OutOfMemory | DeviceLost | None:
-    """What an error of the class means, whatever framework it uses. Its own ``OutOfMemory`` and ``DeviceLost`` stay."""
-    return error if isinstance(error, OutOfMemory | DeviceLost) else judge(error, _OUT_OF_MEMORY)
+    """What an error of the class means, whatever framework it uses."""
+    return judge(error, _OUT_OF_MEMORY)
 
 
 def _checked(outputs: dict[str, Any]) -> dict[str, Array]:

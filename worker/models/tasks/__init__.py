@@ -1,8 +1,8 @@
 """What answers are made of: one file for each task, which turns a network's outputs into JSON-ready answers.
 
 A task's module has ``Settings`` (pydantic: the table of the manifest with the task's name) and
-``build(settings, labels, outputs) -> Task``, which raises ``ValueError`` when the three do not fit.
-``TASKS`` says which module a ``task`` of a manifest is.
+``build(settings, labels, outputs, image) -> Task``, which raises ``ValueError`` when they do not fit; ``image`` is the
+network's input. ``TASKS`` says which module a ``task`` of a manifest is.
 """
 
 from __future__ import annotations

@@ -11,24 +11,27 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field
 
-from shoal.wire import Option
+from shoal.wire import ImageInput, Option
 from worker.models.networks import Spec
 from worker.models.runtime import Array, Asked
 from worker.models.tasks import outputs as network_outputs
 from worker.models.tasks.labels import by_class, renamed
 from worker.models.tasks.options import THRESHOLD, TOP_K, number
+from worker.models.tasks.probabilities import (
+    Probabilities,
+    are_probabilities,
+    as_they_are,
+    sigmoid,
+    softmax,
+    softmax_unless_probabilities,
+)
 from worker.models.tasks.settings import Count, Share, Table
 
-__all__ = ["Classification", "Settings", "activation_of", "build", "sigmoid", "softmax"]
+__all__ = ["Classification", "Settings", "activation_of", "build"]
 
-Probabilities = npt.NDArray[np.float64]
 Activation = Literal["auto", "softmax", "sigmoid", "none"]
-
-# How far the sum of a row of probabilities may be from 1, and a probability beyond 0 or 1: half precision's error.
-_SLACK = 1e-3
 
 
 class Settings(Table):
@@ -50,27 +53,12 @@ class Settings(Table):
     rename: dict[str, str] = Field(default_factory=dict)
 
 
-def softmax(rows: Array) -> Probabilities:
-    """Probabilities over the last axis, in float64, safe for logits of any size."""
-    wide = rows.astype(np.float64)
-    wide -= wide.max(axis=-1, keepdims=True)
-    np.exp(wide, out=wide)
-    wide /= wide.sum(axis=-1, keepdims=True)
-    return wide
-
-
-def sigmoid(values: Array) -> Probabilities:
-    """1 / (1 + e^-x) in float64, safe for logits of any size."""
-    half: Probabilities = 0.5 * (1.0 + np.tanh(0.5 * values.astype(np.float64)))
-    return half
-
-
 def activation_of(rows: Array) -> Literal["softmax", "none"]:
     """What these outputs of a trained model need, for a manifest: ``none`` if every row is probabilities already."""
-    return "none" if _are_probabilities(rows.astype(np.float64)).all() else "softmax"
+    return "none" if are_probabilities(rows.astype(np.float64)).all() else "softmax"
 
 
-def build(settings: Settings, labels: Sequence[str], outputs: Sequence[Spec]) -> Classification:
+def build(settings: Settings, labels: Sequence[str], outputs: Sequence[Spec], image: ImageInput) -> Classification:
     """Raises ``ValueError`` when settings, labels and outputs do not fit each other.
 
     Two labels for a single value are those of its absence and its presence. Without labels, classes are named by
@@ -145,26 +133,9 @@ class Classification:
         return found
 
 
-def _are_probabilities(rows: Probabilities) -> npt.NDArray[np.bool_]:
-    found: npt.NDArray[np.bool_] = (rows >= 0).all(axis=-1) & (np.abs(rows.sum(axis=-1) - 1.0) <= _SLACK)
-    return found
-
-
-def _unless_probabilities(rows: Array) -> Probabilities:
-    wide = rows.astype(np.float64)
-    return np.where(_are_probabilities(wide)[:, np.newaxis], wide, softmax(wide))
-
-
-def _as_they_are(rows: Array) -> Probabilities:
-    wide = rows.astype(np.float64)
-    if (wide < -_SLACK).any() or (wide > 1 + _SLACK).any():
-        raise ValueError('the outputs are not probabilities: activation "none" takes values from 0 to 1')
-    return np.clip(wide, 0.0, 1.0)
-
-
 _ACTIVATIONS: Mapping[Activation, Callable[[Array], Probabilities]] = {
-    "auto": _unless_probabilities,
+    "auto": softmax_unless_probabilities,
     "softmax": softmax,
     "sigmoid": sigmoid,
-    "none": _as_they_are,
+    "none": as_they_are,
 }

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from shoal.wire import Option
+from shoal.wire import ImageInput, Option
 from worker.models.networks import Spec
 from worker.models.runtime import Array, Asked
 from worker.models.tasks import outputs as network_outputs
@@ -21,7 +21,7 @@ class Settings(Table):
     output: str = ""
 
 
-def build(settings: Settings, labels: Sequence[str], outputs: Sequence[Spec]) -> Embedding:
+def build(settings: Settings, labels: Sequence[str], outputs: Sequence[Spec], image: ImageInput) -> Embedding:
     """Raises ``ValueError`` when there is no such output, or for labels, which nothing would show."""
     if labels:
         raise ValueError("labels: an embedding has none")

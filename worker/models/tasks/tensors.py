@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field
 
-from shoal.wire import Option
+from shoal.wire import ImageInput, Option
 from worker.models.networks import Spec
 from worker.models.runtime import Array, Asked
 from worker.models.tasks import outputs as network_outputs
@@ -23,7 +23,7 @@ class Settings(Table):
     outputs: list[str] = Field(default_factory=list)
 
 
-def build(settings: Settings, labels: Sequence[str], outputs: Sequence[Spec]) -> Tensors:
+def build(settings: Settings, labels: Sequence[str], outputs: Sequence[Spec], image: ImageInput) -> Tensors:
     """Raises ``ValueError`` for an output that there is not, or for labels, which nothing would show."""
     if labels:
         raise ValueError("labels: tensors have none")

@@ -1,0 +1,58 @@
+"""What the head of a request says to a gateway; the rest of its query is for the model's task."""
+
+from __future__ import annotations
+
+import re
+
+from aiohttp import web
+
+from shoal import http, logs
+from shoal.errors import InvalidOption
+
+_OWN = ("model", "version", "label", "key", "priority", "exclude", "n", "format", "redirect", "ticket", "digest")
+_LONGEST_KEY = 256
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+def options(request: web.Request) -> list[tuple[str, str]]:
+    """The query parameters that are not the gateway's own."""
+    return [(name, value) for name, value in request.query.items() if name not in _OWN]
+
+
+def version_of(request: web.Request) -> tuple[str | None, str | None]:
+    """The version or the label that is asked for, if any. Raises ``InvalidOption``."""
+    version, label = request.query.get("version"), request.query.get("label")
+    if version is not None and label is not None:
+        raise InvalidOption("Say a version or a label, not both.")
+    return version, label
+
+
+def key_of(request: web.Request) -> str:
+    """What decides the version in a split: the caller's key, or else the request's id. Raises ``InvalidOption``."""
+    key = request.query.get("key") or request.headers.get(http.KEY) or logs.request_id.get()
+    if len(key) > _LONGEST_KEY:
+        raise InvalidOption(f"A key has at most {_LONGEST_KEY} characters.")
+    return key
+
+
+def digest_of(request: web.Request) -> str:
+    """The sha256 of the image that will be uploaded, if the caller says it. Raises ``InvalidOption``."""
+    digest = request.query.get("digest", "").lower()
+    if digest and not _DIGEST.fullmatch(digest):
+        raise InvalidOption("digest is the SHA-256 of the image: 64 hexadecimal digits.")
+    return digest
+
+
+def excluded(request: web.Request) -> frozenset[str]:
+    """The incarnations that a lookup is to avoid."""
+    return frozenset(request.query.get("exclude", "").split(",")) - {""}
+
+
+def uploads(request: web.Request, *, most: int) -> int:
+    """How many workers have seen this request already, as the SDK counts when it falls back to us."""
+    text = request.headers.get(http.UPLOADS, "0")
+    return int(text) if text in ("0", "1") else most - 1
+
+
+def wants_text(request: web.Request) -> bool:
+    return request.headers.get("Accept", "").split(";")[0].split(",")[0].strip() == "text/plain"

@@ -1,0 +1,68 @@
+"""Waits until the workers have loaded a version, as a gateway tells."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from shoal.client import AsyncClient
+from shoal.errors import ShoalError
+from shoal.publication import Publication
+from shoal.wire import model_key
+from worker.desired import placed
+
+__all__ = ["NotLoaded", "progress", "until_ready", "workers_of"]
+
+_INTERVAL = 0.5  # a gateway knows no more often
+
+
+class NotLoaded(Exception):
+    """A worker cannot load the version, or not in time."""
+
+
+async def workers_of(gateway: str, api_key: str | None) -> list[dict[str, Any]]:
+    """The workers that a gateway knows. Raises ``ShoalError``."""
+    async with AsyncClient(gateway, api_key=api_key, timeout=10) as client:
+        found: list[dict[str, Any]] = (await client.status())["workers"]
+        return found
+
+
+async def until_ready(
+    gateway: str,
+    api_key: str | None,
+    publication: Publication,
+    version: str,
+    seconds: float,
+    tell: Callable[[str], None],
+) -> None:
+    """Return when every worker that loads the model has the version ready. Raises ``NotLoaded`` with the reason."""
+    key, told = model_key(publication.model, version), ""
+    try:
+        async with asyncio.timeout(seconds), AsyncClient(gateway, api_key=api_key, timeout=10) as client:
+            while True:
+                states = progress((await client.status())["workers"], publication, key)
+                line = ", ".join(f"{name}: {state}" for name, state in states.items())
+                if line != told:
+                    tell(line)
+                    told = line
+                if states and all(state == "ready" for state in states.values()):
+                    return
+                await asyncio.sleep(_INTERVAL)
+    except TimeoutError as error:
+        raise NotLoaded(f"{key} is not ready after {seconds:g} seconds: {told or 'no worker is to load it'}") from error
+    except ShoalError as error:
+        raise NotLoaded(f"{gateway} does not tell: {error.code}: {error.message}") from error
+
+
+def progress(workers: list[dict[str, Any]], publication: Publication, key: str) -> dict[str, str]:
+    """The status of ``key`` on each worker that is to load it. Raises ``NotLoaded`` when one has failed."""
+    states = {}
+    for worker in workers:
+        if not placed(publication.placement, worker["name"], worker.get("zone", "")):
+            continue
+        load: Mapping[str, Any] = worker["models"].get(key, {})
+        states[worker["name"]] = load.get("status", "not begun")
+        if load.get("status") == "failed":
+            raise NotLoaded(f"{worker['name']} cannot load {key}: {load.get('reason') or 'see its log'}")
+    return states
