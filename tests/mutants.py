@@ -299,6 +299,48 @@ MUTANTS = (
         "np.False_",
         "tests/test_tasks.py::test_rows_that_are_probabilities_already_are_kept_whatever_stands_beside_them",
     ),
+    Mutant(
+        "what is fetched has the digest that was published",
+        "worker/repository/fetch.py",
+        "if (actual := digest_of(folder)) != digest:",
+        "if (actual := digest_of(folder)) == '':",
+        "tests/test_sources.py::test_another_digest_is_not_fetched",
+    ),
+    Mutant(
+        "an archive brings no links",
+        "worker/repository/archives.py",
+        "if not member.isreg() or member.issparse():",
+        "if False:",
+        "tests/test_sources.py::test_hostile_archives",
+    ),
+    Mutant(
+        "a copy in ONNX is kept only when it gives the same",
+        "worker/models/preparation.py",
+        "        golden.check(recorded.outputs, found, wanted.tolerance)\n",
+        "",
+        "tests/test_preparation.py::TestFrameworks::test_a_copy_that_gives_something_else_is_not_kept",
+    ),
+    Mutant(
+        "two operators never undo one another",
+        "worker/repository/publishing.py",
+        "        if done:\n",
+        "        if done or True:\n",
+        "tests/test_models_command.py::test_two_operators_never_undo_one_another",
+    ),
+    Mutant(
+        "https never becomes http",
+        "worker/repository/web.py",
+        'if req.type == "https" and',
+        'if req.type == "gopher" and',
+        "tests/test_sources.py::test_https_verifies_and_never_becomes_http",
+    ),
+    Mutant(
+        "what is in use is not removed",
+        "worker/repository/editing.py",
+        "if (uses := _uses(publication, version)) and not force:",
+        "if (uses := _uses(publication, version)) and False:",
+        "tests/test_editing.py::test_what_is_refused",
+    ),
 )
 
 
