@@ -21,6 +21,8 @@ import discovery
 from shoal.publication import Publication, Published
 from tests import small_networks as small
 from tests.clusters import eventually, is_running, up
+from tests.consul_server import ConsulServer
+from tests.discovery_tools import consul_binary
 from tests.photos import photo
 from tests.test_sources import Quiet, web
 from worker.models.digests import digest_of
@@ -129,6 +131,18 @@ def test_the_life_of_a_model(tmp_path: Path, run: Run, net: str) -> None:
     code, out, _ = run("add", first.parent / "2")
     assert out.endswith(f"day@2 is published: file://{first.parent / '2'}\n")
     assert run("list", "--json")[1].count('"model"') == 1
+
+
+def test_in_consul(tmp_path: Path, run: Run, net: str) -> None:
+    with ConsulServer(consul_binary(), tmp_path / "consul") as consul:
+        where = ("--discovery", consul.url)
+        assert run("add", net, *where)[0] == 0
+        assert run("label", "day", "stable", "1", *where)[0] == 0
+        assert run("list", *where)[1].splitlines()[1].split() == ["day", "1", "stable=1", "the", "newest", "everywhere"]
+        assert run("remove", "day", "--force", *where)[0] == 0
+        assert run("list", *where)[1] == "nothing is published\n"
+    code, out, err = run("add", net, *where)
+    assert (code, out, err.startswith("shoal: discovery: ")) == (1, "", True)
 
 
 def test_an_archive_and_a_folder(tmp_path: Path, run: Run) -> None:
@@ -288,6 +302,14 @@ def test_a_cluster_follows(net: str) -> None:
         shown = shoal("models", "show", "day", environ=environ)
         assert shown.stdout.count("ready") == 4
         assert shoal("models", "remove", "day", environ=environ).returncode == 0
+
+
+def test_files_of_the_user_are_not_imported(tmp_path: Path, net: str) -> None:
+    for name in ("queue", "numpy", "worker", "random"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('imported what the user has here')\n")
+    command = [sys.executable, "-P", "-m", "shoal.cli", "models", "check", net]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.fixture

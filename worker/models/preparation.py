@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from shoal.errors import ShoalError
-from shoal.files import flush_tree
+from shoal.files import flush_tree, scratch
 from shoal.wire import ModelCard
 from worker import images
 from worker.models import conversion, golden, inference, manifest, networks, published
@@ -66,9 +66,8 @@ def prepare(source: Path, into: Path, *, model: str, version: str, wishes: Wishe
     """
     if into.exists():
         raise FileExistsError(f"{into} is there already")
-    into.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".prepare-", dir=into.parent) as scratch:
-        stage = Path(scratch) / into.name
+    with scratch(into.parent, ".prepare-") as workplace:
+        stage = workplace / into.name
         stage.mkdir()
         try:
             notes = _describe(source, stage, model, wishes)
@@ -93,10 +92,10 @@ def _settle(stage: Path, into: Path) -> None:
 
 def inferred(source: Path, wishes: Wishes) -> inference.Inferred:
     """The manifest that an artefact would get. Raises ``NotPrepared``, ``MissingPackage``."""
-    with tempfile.TemporaryDirectory(prefix="shoal-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="shoal-") as workplace:
         try:
-            artefact = copy_artefact(source, Path(scratch), wishes.labels)
-            return inference.infer(Path(scratch), artefact, wishes.overrides)
+            artefact = copy_artefact(source, Path(workplace), wishes.labels)
+            return inference.infer(Path(workplace), artefact, wishes.overrides)
         except InvalidManifest as error:
             raise NotPrepared(error.problems) from error
         except (NotLoadable, OutOfMemory, DeviceLost) as error:
