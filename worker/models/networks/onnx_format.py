@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from worker.models.networks import Loaded, NotLoadable, Spec
 from worker.models.networks.failures import judge, translating
+from worker.models.networks.probe import completed
 from worker.models.runtime import Array, DeviceLost, OutOfMemory
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def load(artefact: Path, manifest: Manifest) -> Loaded:
         with translating(trouble):
             return dict(zip(names, session.run(names, {inputs[0].name: batch}), strict=True))
 
-    return Loaded(inputs, outputs, call)
+    return completed(Loaded(inputs, outputs, call), manifest.input)
 
 
 def trouble(error: BaseException) -> OutOfMemory | DeviceLost | None:
