@@ -266,6 +266,7 @@ def test_progress() -> None:
     workers = [worker("a", day_1={"status": "ready"}), worker("b", day_1={"status": "loading"}), worker("c", "zone-c")]
     assert progress(workers, everywhere, "day@1") == {"a": "ready", "b": "loading", "c": "not begun"}
     assert progress(workers, placed, "day@1") == {"b": "loading", "c": "not begun"}
+    assert progress([{**workers[2], "state": "draining"}], everywhere, "day@1") == {}
     workers[0]["models"]["day@1"] = {"status": "failed", "reason": "no memory"}
     assert progress(workers, placed, "day@1")
     with pytest.raises(NotLoaded, match="a cannot load day@1: no memory"):
