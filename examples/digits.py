@@ -141,8 +141,8 @@ class Callers:
 
     def __str__(self) -> str:
         shares = [f"version {v} {n} ({self.right[v] / n:.1%} right)" for v, n in sorted(self.answered.items())]
-        failed = ", ".join(f"{code} {count}" for code, count in self.failed.items()) or "none"
-        return f"{self.answered.total()} requests answered by {', '.join(shares)}; failed: {failed}"
+        failed = ", ".join(f"{count} {code}" for code, count in self.failed.items()) or "none"
+        return f"{self.answered.total()} requests were answered, by {', '.join(shares)}; {failed} failed"
 
     @contextlib.asynccontextmanager
     async def asking(self) -> AsyncIterator[None]:
@@ -207,23 +207,19 @@ async def example(options: argparse.Namespace, folder: Path) -> None:
         say("\ntraining on ...")
         await asyncio.to_thread(train, network, to_learn, epochs=8)
         say(f"now the network reads {accuracy(network, held_out):.1%}")
-        two = await replace_under_load(cluster, Callers(client, held_out), one, make(network, folder / "second"))
-        await show(client, held_out, two)
+        better = make(network, folder / "second")
+        callers = Callers(client, held_out)
+        say(f"\n{CALLERS} callers ask for digits from now on")
+        async with callers.asking():
+            await callers.heard(one)
+            two = await publish(cluster, better)
+            await callers.heard(two)
+            say(f"meanwhile: {callers}")
+            await show(client, held_out, two)
+            await cluster.shoal("models", "rollback", MODEL)
+            await callers.heard(one)
+        say(f"version {one} answers again. In all: {callers}")
         await cluster.remove(MODEL)
-
-
-async def replace_under_load(cluster: Stage, callers: Callers, old: str, better: Path) -> str:
-    """Publish the better version, and take it back, while callers ask. Raises ``Failed`` if that costs an answer."""
-    say(f"\n{CALLERS} callers ask for digits from now on")
-    async with callers.asking():
-        await callers.heard(old)
-        new = await publish(cluster, better)
-        await callers.heard(new)
-        say(f"so far: {callers}")
-        await cluster.shoal("models", "rollback", MODEL)
-        await callers.heard(old)
-    say(f"version {old} answers again. In all: {callers}")
-    return new
 
 
 async def show(client: AsyncClient, digits: Digits, version: str) -> None:

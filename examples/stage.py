@@ -79,7 +79,7 @@ async def stage(folder: Path, *, workers: int = 2) -> AsyncIterator[Stage]:
             folder, {name: os.environ[name] for name in (*_NEEDED, "SHOAL_API_KEY") if name in os.environ}, True
         )
         return
-    say(f"\nstarting a gateway and {workers} workers without a model ...")
+    say(f"\nstarting a gateway and {'a worker' if workers == 1 else f'{workers} workers'} without a model ...")
     discovery = f"file://{folder / 'members'}"
     async with cluster(Plan(workers=workers, models=(), discovery=discovery)) as running:
         say(f"ready: {running.gateways[0]}")
@@ -137,8 +137,8 @@ def _complain(text: str) -> int:
 @contextlib.contextmanager
 def _folder(wanted: Path | None) -> Iterator[Path]:
     if wanted is None:
-        with tempfile.TemporaryDirectory(prefix="shoal-example-") as folder:
-            yield Path(folder)
+        with tempfile.TemporaryDirectory(prefix="shoal-example-") as temporary:
+            yield Path(temporary)
         return
     folder = wanted.expanduser().absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

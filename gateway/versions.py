@@ -98,8 +98,9 @@ def pick(
     """The version that each worker would serve, of those that it offers; none of a worker that has no right one.
 
     A ``version`` that was asked for may be one that is not published any more. With a split all workers serve one
-    version, that of ``key``. Without one, or when none of its versions is ready anywhere, each serves the highest that
-    it has, of those that are published if it has any: what is published and fails to load replaces nothing.
+    version, that of ``key``, and none when no version of the split is ready: it may have been made to leave another.
+    Without a split each serves the highest that it has, of those that are published if it has any: what is published
+    and fails to load replaces nothing.
     """
     if version is not None:
         return {worker: version for worker, own in offers.items() if version in own}
@@ -107,7 +108,6 @@ def pick(
         return {worker: publication.highest(own) for worker, own in offers.items() if own}
     if published.traffic:
         share = published.share(key, {v for own in offers.values() for v in own})
-        if share is not None:
-            return {worker: share for worker, own in offers.items() if share in own}
+        return {worker: share for worker, own in offers.items() if share is not None and share in own}
     offered = {worker: [v for v in own if v in published.versions] or own for worker, own in offers.items()}
     return {worker: publication.highest(own) for worker, own in offered.items() if own}

@@ -313,6 +313,34 @@ MUTANTS = (
         "if (uses := _uses(publication, version)) and False:",
         "tests/test_editing.py::test_what_is_refused",
     ),
+    Mutant(
+        "only boxes of one class suppress each other",
+        "worker/models/tasks/suppression.py",
+        "left.classes[numbers] == left.classes[best]",
+        "left.classes[numbers] == left.classes[numbers]",
+        "tests/test_detection.py::test_suppression_is_that_of_every_pair",
+    ),
+    Mutant(
+        "a frame is that of the upright picture",
+        "worker/images.py",
+        "    if orientation in _MIRRORED_X:\n",
+        "    if orientation in ():\n",
+        "tests/test_images.py::test_the_frame_says_where_each_pixel_is_from",
+    ),
+    Mutant(
+        "what is transparent stands on white",
+        "worker/images.py",
+        'image.size, "white")',
+        'image.size, "black")',
+        "tests/test_images.py::test_what_is_transparent_stands_on_white",
+    ),
+    Mutant(
+        "probabilities are not softened twice",
+        "worker/models/tasks/probabilities.py",
+        "are_probabilities(wide)[..., np.newaxis]",
+        "np.False_",
+        "tests/test_tasks.py::test_rows_that_are_probabilities_already_are_kept_whatever_stands_beside_them",
+    ),
 )
 
 

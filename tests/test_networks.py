@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -138,6 +139,16 @@ def test_an_onnx_model_needs_no_other_framework(tmp_path: Path) -> None:
     assert "onnxruntime" in json.loads(done.stdout)
 
 
+@pytest.mark.parametrize(("threads", "used"), [(3, 3), (0, len(os.sched_getaffinity(0)))])
+def test_the_threads_of_an_onnx_model(threads: int, used: int) -> None:
+    need_onnx()
+    import onnxruntime
+
+    options = onnx_format._options(onnxruntime, threads)
+    assert options.intra_op_num_threads == used
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+
+
 def test_a_python_class_leaves_the_module_path_alone(tmp_path: Path) -> None:
     before = list(sys.path)
     loaded(python_version(tmp_path))
@@ -250,6 +261,20 @@ def test_outputs_must_have_an_entry_for_each_image(outputs: tuple[int, ...]) -> 
     else:
         with pytest.raises(NotLoadable, match="output 'y' has shape"):
             Batches(network, 4)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ({"scale": [1.0, 2.0]}, "scale has 2 values for 3 channels"),
+        ({"offset": [1.0, 2.0, 3.0], "channels": 1}, "offset has 3 values for 1 channels"),
+        ({"dtype": "uint8", "scale": 0.5}, "uint8 takes pixels as they are"),
+        ({"scale": float("nan")}, "finite number"),
+    ],
+)
+def test_scales_that_make_no_sense(wrong: Mapping[str, Any], reason: str) -> None:
+    with pytest.raises(InvalidManifest, match=rf"input.*{reason}"):
+        manifest.parse({"artefact": "m.onnx", "input": {"height": 3, "width": 4, **wrong}})
 
 
 # --- pixels ------------------------------------------------------------------------------------------------------

@@ -61,7 +61,7 @@ PICKS: dict[str, tuple[Offers, str | None, Publication | None, dict[str, str]]] 
         digits("1", "2", "3", traffic={"2": 1000, "1": 1}),
         {"a": "1", "b": "1"},
     ),
-    "of a split nothing is ready": ({"a": ["1"]}, None, digits("1", "2", traffic={"2": 1}), {"a": "1"}),
+    "of a split nothing is ready": ({"a": ["1"]}, None, digits("1", "2", traffic={"2": 1}), {}),
     "a version beside the split, asked for": ({"a": ["1", "2"]}, "1", digits("1", "2", traffic={"2": 1}), {"a": "1"}),
 }
 

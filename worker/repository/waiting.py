@@ -56,7 +56,10 @@ async def until_ready(
 
 
 def progress(workers: list[dict[str, Any]], publication: Publication, key: str) -> dict[str, str]:
-    """The status of ``key`` on each worker that is to load it and not about to leave. Raises ``NotLoaded`` when one has failed."""
+    """The status of ``key`` on each worker that is to load it and is not about to leave.
+
+    Raises ``NotLoaded`` when one has failed.
+    """
     states = {}
     for worker in workers:
         is_for = placed(publication.placement, worker["name"], worker.get("zone", ""))
