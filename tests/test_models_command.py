@@ -11,6 +11,7 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -319,26 +320,56 @@ def scratch() -> Iterator[str]:
         yield folder
 
 
-@pytest.mark.cluster
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda n: n.name)
-def test_serve_a_file_and_leave_nothing(scratch: str, net: str, number: signal.Signals) -> None:
-    command = [sys.executable, "-m", "shoal.cli", "serve", net, "--json", "--no-auth", "--set", "input.height=20"]
+@contextmanager
+def served(source: object, scratch: str, *options: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
+    """``shoal serve`` and what it prints."""
+    command = [sys.executable, "-m", "shoal.cli", "serve", str(source), "--json", "--no-auth", *options]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"TMPDIR": scratch}
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        document = json.loads(process.stdout.readline())
-        assert (document["models"], len(document["workers"])) == (["day@1"], 1)
-        assert process.stderr.readline() == "day is served. What nobody said was taken as follows:\n"
-        sent = ["curl", "-sS", "--data-binary", "@-", f"{document['gateway']}/predict"]
-        answer = json.loads(subprocess.run(sent, input=photo(1), capture_output=True, check=True).stdout)
-        assert {prediction["label"] for prediction in answer["predictions"]} == {"light", "dark"}
-        process.send_signal(number)
+        line = process.stdout.readline()
+        assert line, process.stderr.read()
+        yield process, json.loads(line)
+        process.send_signal(signal.SIGTERM)
         process.stderr.read()
+
+
+def labels_of(document: dict[str, Any], image: bytes) -> set[str]:
+    """What curl gets for a picture."""
+    sent = ["curl", "-sS", "--data-binary", "@-", f"{document['gateway']}/predict"]
+    answer = json.loads(subprocess.run(sent, input=image, capture_output=True, check=True).stdout)
+    return {prediction["label"] for prediction in answer["predictions"]}
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda n: n.name)
+def test_serve_a_file_and_leave_nothing(scratch: str, net: str, number: signal.Signals) -> None:
+    with served(net, scratch, "--set", "input.height=20") as (process, document):
+        assert (document["models"], len(document["workers"])) == (["day@1"], 1)
+        assert labels_of(document, photo(1)) == {"light", "dark"}
+        process.send_signal(number)
+        assert process.stderr is not None
+        assert process.stderr.read().startswith(
+            "day is served. What nobody said was taken as follows:\n  format: python"
+        )
         assert process.wait(30) == (0 if number == signal.SIGTERM else -9)
     eventually(lambda: not list(Path(scratch).iterdir()), within=10, what="an empty folder")
-    assert not any(is_running(pid) for pids in document["pids"].values() for pid in pids)
+    eventually(
+        lambda: not any(is_running(pid) for pids in document["pids"].values() for pid in pids), within=5, what="all end"
+    )
+
+
+@pytest.mark.cluster
+@pytest.mark.tensorflow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("name", "build"), [("small.onnx", small.save_onnx), ("small.keras", small.save_keras)])
+def test_serve_real_files(scratch: str, tmp_path: Path, name: str, build: Callable[[Path], None]) -> None:
+    build(tmp_path / name)
+    (tmp_path / "labels.txt").write_text("\n".join(small.LABELS))
+    with served(tmp_path / name, scratch) as (_, document):
+        assert labels_of(document, photo(1)) == set(small.LABELS)
 
 
 def test_serve_says_what_is_wrong(scratch: str) -> None:

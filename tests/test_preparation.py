@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -111,7 +112,8 @@ def test_made_up_images_are_always_the_same() -> None:
     assert not np.array_equal(first, inference.sample(taken, "cd" * 32))
 
 
-def test_a_folder_with_a_manifest(tmp_path: Path, python: Path) -> None:
+def test_a_folder_with_a_manifest(tmp_path: Path, python: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     (python / ".hidden").write_text("not to be published")
     (python / "__pycache__").mkdir()
     (python / "__pycache__" / "net.pyc").write_text("")
