@@ -129,6 +129,9 @@ def test_the_life_of_a_model(tmp_path: Path, run: Run, net: str) -> None:
     assert run("remove", "day") == (0, "day is no longer served\n", "")
     assert run("list") == (0, "nothing is published\n", "")
     assert {path.name for path in first.parent.iterdir()} == {"1", "2", "3", "4"}
+    assert run("add", first.parent / "2", "--set", "threads=1")[2].endswith(
+        "is published as it lies: it takes no --set, --labels or --golden\n"
+    )
     code, out, _ = run("add", first.parent / "2")
     assert out.endswith(f"day@2 is published: file://{first.parent / '2'}\n")
     assert run("list", "--json")[1].count('"model"') == 1
@@ -211,7 +214,7 @@ def test_init_and_check(tmp_path: Path, run: Run, net: str) -> None:
         (("label", "nothing", "stable"), 2, "a label is for a VERSION, or goes with --remove"),
         (("traffic", "nothing", "latest", "1=1"), 2, "traffic goes by weights, or to the latest"),
         (("traffic", "nothing", "one"), 2, "neither VERSION=WEIGHT nor 'latest'"),
-        (("convert", "NET", "/tmp/never.onnx"), 1, "golden: "),
+        (("convert", "NET", "/tmp/never.onnx"), 1, "only Keras models and SavedModels are converted"),
         (("frobnicate",), 2, "invalid choice"),
     ],
 )
@@ -222,10 +225,29 @@ def test_what_is_asked_wrongly(run: Run, net: str, arguments: tuple[str, ...], c
     assert "Traceback" not in err
 
 
-def test_without_discovery_the_version_is_kept(tmp_path: Path, run: Run, net: str) -> None:
+def test_two_add_at_once(tmp_path: Path, run: Run, net: str) -> None:
+    command = [sys.executable, "-m", "shoal.cli", "models", "add", net, "--json"]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    said = [json.loads(process.communicate(timeout=100)[0]) for process in started]
+    assert sorted(document["version"] for document in said) == ["1", "2", "3"]
+    assert {path.name for path in (tmp_path / "repository" / "day").iterdir()} == {"1", "2", "3"}
+    assert run("remove", "day@3")[0] == 0
+
+
+@pytest.mark.tensorflow
+@pytest.mark.timeout(300)
+def test_convert(tmp_path: Path, run: Run) -> None:
+    small.save_keras(tmp_path / "small.keras")
+    code, out, _ = run("convert", tmp_path / "small.keras", tmp_path / "made.onnx")
+    assert (code, out.splitlines()[0]) == (0, f"{tmp_path / 'made.onnx'} was written.")
+    assert run("check", tmp_path / "made.onnx")[0] == 0
+
+
+def test_without_discovery_nothing_is_prepared(tmp_path: Path, run: Run, net: str) -> None:
     (tmp_path / "members").write_text("a file where the folder should be")
     code, _, err = run("add", net)
     assert (code, err.startswith("shoal: discovery: ")) == (1, True)
+    assert not (tmp_path / "repository").exists()
 
 
 def test_two_operators_never_undo_one_another(tmp_path: Path) -> None:
