@@ -142,7 +142,7 @@ def test_an_onnx_model_needs_no_other_framework(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("threads", "used"), [(3, 3), (0, len(os.sched_getaffinity(0)))])
 def test_the_threads_of_an_onnx_model(threads: int, used: int) -> None:
     need_onnx()
-    import onnxruntime
+    import onnxruntime  # type: ignore[import-untyped, import-not-found, unused-ignore]
 
     options = onnx_format._options(onnxruntime, threads)
     assert options.intra_op_num_threads == used

@@ -266,10 +266,15 @@ def cropped() -> Array:
     return np.stack([crop(photo(*where), 224) for where in PHOTOS.values()])
 
 
-def save_lite0(path: Path, *, exported: bool = False) -> None:
+@cache
+def lite0() -> Any:
     from worker.models import efficientnet_lite
 
-    model = efficientnet_lite.build("lite0")
+    return efficientnet_lite.build("lite0")
+
+
+def save_lite0(path: Path, *, exported: bool = False) -> None:
+    model = lite0()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model.export(str(path), verbose=False) if exported else model.save(path)
