@@ -24,7 +24,7 @@ from typing import Any
 
 import discovery
 from bench import measure, photos
-from bench.digit_models import MODEL
+from bench.versions import DIGITS as MODEL
 from shoal import AsyncClient
 from shoal.client import Mode
 from shoal.errors import ShoalError
@@ -163,7 +163,7 @@ async def world(rate: float) -> AsyncIterator[World]:
     plan = Plan(workers=2, gateways=2, models=(), worker_settings={"grace": _GRACE})
     async with AsyncExitStack() as stack:
         repository = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="shoal-lifecycle-")))
-        making = await asyncio.create_subprocess_exec(sys.executable, "-m", "bench.digit_models", str(repository))
+        making = await asyncio.create_subprocess_exec(sys.executable, "-m", "bench.versions", "digits", str(repository))
         if await making.wait():
             raise RuntimeError("the models could not be made")
         running = await stack.enter_async_context(cluster(plan))
