@@ -80,10 +80,10 @@ async def example(options: argparse.Namespace, folder: Path) -> None:
     theirs = find()
     say(f"{theirs.name}: {theirs.stat().st_size / 1e6:.1f} MB")
     made = make(theirs, folder / "text-line")
-    golden = folder / "golden.png"
-    golden.write_bytes(line(LINES[0]))
+    picture_of_line = folder / "line.png"
+    picture_of_line.write_bytes(line(LINES[0]))
     async with stage(folder, workers=1) as cluster, cluster.client() as client:
-        await cluster.shoal("models", "add", made, "--name", MODEL, "--golden", golden, "--wait", "60")
+        await cluster.shoal("models", "add", made, "--name", MODEL, "--golden", picture_of_line, "--wait", "60")
         say("")
         for name, picture in zip(shown, pictures, strict=True):
             answer = (await client.predict(picture, model=MODEL)).document

@@ -22,7 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "discovery": {"shoal"},
     "gateway": {"shoal", "discovery"},
     "worker": {"shoal", "discovery"},
-    "bench": {"shoal", "worker"},
+    "bench": {"shoal", "discovery", "worker"},
     "loadtest": {"shoal"},
     "chaos": {"shoal", "worker"},
 }

@@ -27,7 +27,7 @@ MODEL = "plain"
 @pytest.fixture(scope="module")
 def empty() -> Iterator[Cluster]:
     """Two workers and two gateways that serve what is published."""
-    with up("--workers", "2", "--gateways", "2", "--model", "none", log_level="info") as cluster:
+    with up("--workers", "2", "--gateways", "2", "--model", "none", "--worker-setting", "grace=1") as cluster:
         yield cluster
 
 

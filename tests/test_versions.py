@@ -12,9 +12,10 @@ import aiohttp
 import pytest
 
 from discovery import Discovery, connect
+from discovery.publications import Publications
 from discovery.values import LatestValues
 from gateway.fleet import Wish
-from gateway.versions import Publications, pick
+from gateway.versions import pick
 from shoal.errors import NoWorker, UnknownLabel, UnknownModel
 from shoal.publication import PREFIX, Publication, Published, encode
 from tests.clusters import eventually_async, up
@@ -236,7 +237,7 @@ async def test_a_change_of_the_split_is_seen_by_every_gateway(place: str) -> Non
 async def test_a_gateway_starts_without_word_of_publications(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("gateway.versions._FIRST_SECONDS", 0.1)
+    monkeypatch.setattr("discovery.publications._FIRST_SECONDS", 0.1)
     values = LatestValues(PREFIX)
     async with asyncio.timeout(5), Publications.follow(values) as publications:
         assert "nothing is known of what is published" in caplog.text

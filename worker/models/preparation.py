@@ -28,7 +28,7 @@ from worker.models.networks import NotLoadable
 from worker.models.packaged import MissingPackage
 from worker.models.pixels import Pixels
 from worker.models.runtime import Array, Asked, DeviceLost, OutOfMemory
-from worker.models.staging import NotPrepared, copy_artefact, copy_folder, document_of, missing_files
+from worker.models.staging import NotPrepared, copy_artefact, copy_folder, document_of, missing_files, remove_leftovers
 
 __all__ = ["NotPrepared", "Prepared", "Wishes", "inferred", "prepare"]
 
@@ -76,6 +76,7 @@ def prepare(source: Path, into: Path, *, model: str, version: str, wishes: Wishe
             raise NotPrepared(error.problems) from error
         except (GoldenMismatch, NotLoadable, OutOfMemory, DeviceLost, ShoalError, ValueError) as error:
             raise NotPrepared([str(error) or type(error).__name__]) from error
+        remove_leftovers(stage)
         flush_tree(stage)
         _settle(stage, into)
     return Prepared(into, digest_of(into), manifest.read(into), card, (*notes, *more))
