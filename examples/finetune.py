@@ -164,7 +164,7 @@ async def example(options: argparse.Namespace, folder: Path) -> None:
     counts = np.bincount(photos.shown)
     say(f"{len(photos)} photos: {', '.join(f'{n} {label}' for n, label in zip(counts, photos.labels, strict=True))}")
     file, held_out = teach(photos, folder)
-    async with stage(folder, options.name, workers=1) as cluster, cluster.client() as client:
+    async with stage(options.name, workers=1) as cluster, cluster.client() as client:
         await cluster.shoal("models", "add", file, "--name", options.name, "--wait", "120")
         say("")
         for number in range(len(photos.labels)):

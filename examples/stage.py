@@ -64,24 +64,17 @@ class Stage:
 
 
 @contextlib.asynccontextmanager
-async def stage(folder: Path, model: str, *, workers: int = 2) -> AsyncIterator[Stage]:
+async def stage(model: str, *, workers: int = 2) -> AsyncIterator[Stage]:
     """A cluster that does not serve ``model`` yet, and not any more afterwards. Raises ``Missing``, ``DidNotStart``."""
     if "SHOAL_GATEWAY" in os.environ:
         async with _borrowed(model) as borrowed:
             yield borrowed
         return
     say(f"\nstarting a gateway and {'a worker' if workers == 1 else f'{workers} workers'} without a model ...")
-    discovery = f"file://{folder / 'members'}"
-    async with cluster(Plan(workers=workers, models=(), discovery=discovery)) as running:
-        say(f"ready: {running.gateways[0]}")
-        yield Stage(
-            {
-                "SHOAL_GATEWAY": running.gateways[0],
-                "SHOAL_API_KEY": running.api_key,
-                "SHOAL_DISCOVERY": discovery,
-                "SHOAL_REPOSITORY": str(folder / "repository"),
-            }
-        )
+    async with cluster(Plan(workers=workers, models=())) as running:
+        told = running.document()
+        say(f"ready: {told['gateway']}")
+        yield Stage({f"SHOAL_{name.upper()}": told[name] for name in ("gateway", "api_key", "discovery", "repository")})
         say("\nstopping ...")
     say("stopped; nothing is left running")
 

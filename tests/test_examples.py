@@ -128,7 +128,7 @@ def test_a_better_version_takes_over_under_load_and_goes_back(tmp_path: Path) ->
     assert [all(int(count) >= digits.ENOUGH for count in counts) for counts in counted] == [True, True]
     assert int(counted[1][0]) >= int(counted[0][0]) + digits.ENOUGH, "version 1 answers again"
     assert "says: 2 " in done.stdout.rpartition("version 2 in the cluster")[2]
-    assert sorted(path.name for path in (tmp_path / "digits").iterdir()) == ["first", "members", "repository", "second"]
+    assert sorted(path.name for path in (tmp_path / "digits").iterdir()) == ["first", "second"]
 
 
 # --- photos ------------------------------------------------------------------------------------------------------
