@@ -140,7 +140,8 @@ def main(arguments: list[str]) -> int:
         return 1
     print(
         f"{folder} is ready: {', '.join(sorted(path.name for path in folder.iterdir()))}\n\n"
-        f"  shoal models add {folder} --name detector    # publish it\n"
+        f"  shoal serve {folder} --name detector         # a cluster of its own, on this machine\n"
+        f"  shoal models add {folder} --name detector    # or publish it in a running one\n"
         "  shoal predict examples/photos/cat.jpg --model detector"
     )
     return 0

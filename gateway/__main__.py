@@ -14,11 +14,11 @@ from prometheus_client import CollectorRegistry
 
 import discovery
 from discovery import Discovery, Member
+from discovery.publications import Publications
 from gateway.app import Gateway
 from gateway.balancers import BALANCERS
 from gateway.fleet import Fleet
 from gateway.proxy import Proxy
-from gateway.versions import Publications
 from shoal import admin, logs, metrics, processes, service
 from shoal.keys import KeyRing
 from shoal.publication import PREFIX

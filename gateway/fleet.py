@@ -19,9 +19,10 @@ import msgspec
 from aiohttp import ClientError, ClientSession, ClientTimeout
 
 from discovery import Member, Watch
+from discovery.publications import Publications
 from gateway.balancers import Balancer, by_content
 from gateway.known_worker import STATES, Worker, decode_report
-from gateway.versions import Publications, pick
+from gateway.versions import pick
 from shoal import http
 from shoal.errors import NoWorker, QueueFull, UnknownLabel, UnknownModel
 from shoal.metrics import GatewayMetrics

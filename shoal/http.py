@@ -212,8 +212,11 @@ def switch(request: web.Request, name: str) -> bool | None:
 
 def prefers(request: web.Request, content_type: str) -> bool:
     """Whether ``Accept`` names ``content_type``, and nothing else before it or with a higher quality."""
+    accepted = request.headers.get("Accept", "")
+    if content_type not in accepted:
+        return False
     best, chosen = 0.0, ""
-    for part in request.headers.get("Accept", "").split(","):
+    for part in accepted.split(","):
         kind, *parameters = (text.strip().lower() for text in part.split(";"))
         quality = next((_decimal(p[2:]) or 0.0 for p in parameters if p.startswith("q=")), 1.0)
         if quality > best:
@@ -268,8 +271,8 @@ async def read_images(request: web.Request, limit: int, timeout: float, *, most:
     ``limit`` is of all bytes together. Raises ``BodyTooLarge``, ``EmptyBody``, ``MissingImage``, ``UploadTimeout`` or
     ``InvalidRequest``.
     """
-    check_head(request, limit)
     if request.content_type.startswith("multipart/"):
+        check_head(request, limit)
         images = await _received(request, _form_images(request, limit, most), timeout)
     else:
         images = [await read_body(request, limit, timeout)]

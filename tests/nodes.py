@@ -42,7 +42,7 @@ LIMITS = Limits(
     capacity=512,
     capacity_bytes=1 << 28,
 )
-CACHING = {"cache_bytes": 1 << 20}
+CACHING: dict[str, Any] = {"cache_bytes": 1 << 20}
 
 
 @dataclass

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import discovery
 from shoal.publication import Publication, Published
-from worker.models import preparation
+from worker.models import digests, preparation
 from worker.repository import editing, publishing
 
 SOURCE = """
@@ -47,7 +47,7 @@ def make(repository: Path, model: str, version: str, *, at_load: str = "pass") -
 async def publish(url: str, folder: Path, *, digest: str = "", keep: int = 1) -> None:
     """Publish a version's folder, under a ``digest`` that may be wrong."""
     model, version = folder.parent.name, folder.name
-    published = Published(source=folder.as_uri(), digest=digest or preparation.digest_of(folder))
+    published = Published(source=folder.as_uri(), digest=digest or digests.digest_of(folder))
     async with discovery.connect(url) as backend:
         await publishing.change(
             backend, model, lambda before: editing.add(before or Publication(model), version, published, keep=keep)

@@ -96,7 +96,7 @@ def save_torchscript(path: Path, *, one_by_one: bool = False) -> None:
         traced.save(str(path))
 
 
-def save_onnx(path: Path, *, batch: int | str = "n", dtype: str = "FLOAT", width: int = WIDTH) -> None:
+def save_onnx(path: Path, *, batch: int | str = "n", dtype: str = "FLOAT", declared: bool = True) -> None:
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -113,8 +113,8 @@ def save_onnx(path: Path, *, batch: int | str = "n", dtype: str = "FLOAT", width
     graph = helper.make_graph(
         nodes,
         "small",
-        [helper.make_tensor_value_info("image", getattr(TensorProto, dtype), [batch, HEIGHT, width, 3])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, CLASSES])],
+        [helper.make_tensor_value_info("image", getattr(TensorProto, dtype), [batch, HEIGHT, WIDTH, 3])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, CLASSES] if declared else None)],
         [numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 15)], ir_version=8)

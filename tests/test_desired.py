@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from discovery.publications import Publications
 from shoal.publication import Publication, Published, encode
-from worker.desired import Desired, Publications, may_go, oldest_first, placed
+from worker.desired import Desired, desired, may_go, oldest_first, placed
 
 
 def published(*versions: str, model: str = "digits", placement: list[str] | None = None) -> str:
@@ -18,34 +19,16 @@ def published(*versions: str, model: str = "digits", placement: list[str] | None
     )
 
 
-def keys(publications: Publications) -> list[str]:
-    return sorted(publications.desired)
+def known(**texts: str) -> Publications:
+    publications = Publications()
+    publications.settle({f"models/{model}": text for model, text in texts.items()})
+    return publications
 
 
 def test_every_published_version_is_desired() -> None:
-    publications = Publications("worker1", "")
-    publications.take({"models/digits": published("1", "2"), "models/cats": published("7", model="cats")})
-    assert keys(publications) == ["cats@7", "digits@1", "digits@2"]
-    assert publications.desired["digits@2"] == Desired("digits", "2", "file:///r/digits/2", "d2")
-
-
-def test_what_is_published_no_more_is_not_desired() -> None:
-    publications = Publications("worker1", "")
-    publications.take({"models/digits": published("1", "2")})
-    publications.take({"models/digits": published("2")})
-    assert keys(publications) == ["digits@2"]
-    publications.take({})
-    assert keys(publications) == []
-
-
-@pytest.mark.parametrize(
-    "text", ["", "[]", "{", '{"model": 3}', '{"model": "../x"}', '{"model":"m","labels":{"a":"9"}}']
-)
-def test_a_publication_that_becomes_unreadable_stays_as_it_was(text: str) -> None:
-    publications = Publications("worker1", "")
-    publications.take({"models/digits": published("1")})
-    publications.take({"models/digits": text, "models/cats": published("1", model="cats")})
-    assert keys(publications) == ["cats@1", "digits@1"]
+    found = desired(known(digits=published("1", "2"), cats=published("7", model="cats")), "worker1", "")
+    assert sorted(found) == ["cats@7", "digits@1", "digits@2"]
+    assert found["digits@2"] == Desired("digits", "2", "file:///r/digits/2", "d2")
 
 
 @pytest.mark.parametrize(
@@ -62,13 +45,11 @@ def test_a_publication_that_becomes_unreadable_stays_as_it_was(text: str) -> Non
 )
 def test_placement_names_workers_and_zones(placement: list[str], is_here: bool) -> None:
     assert placed(placement, "worker1", "eu-1") is is_here
-    publications = Publications("worker1", "eu-1")
-    publications.take({"models/digits": published("1", placement=placement)})
-    assert bool(publications.desired) is is_here
+    assert bool(desired(known(digits=published("1", placement=placement)), "worker1", "eu-1")) is is_here
 
 
 @pytest.mark.parametrize(
-    ("key", "desired", "ready", "goes"),
+    ("key", "others", "ready", "goes"),
     [
         ("digits@1", ["digits@2"], [], False),
         ("digits@1", ["digits@2"], ["digits@1"], False),
@@ -80,9 +61,9 @@ def test_placement_names_workers_and_zones(placement: list[str], is_here: bool) 
     ],
 )
 def test_a_version_goes_when_another_of_its_model_is_ready(
-    key: str, desired: list[str], ready: list[str], goes: bool
+    key: str, others: list[str], ready: list[str], goes: bool
 ) -> None:
-    wanted = {k: Desired(k.split("@")[0], k.split("@")[1], "s", "d") for k in desired}
+    wanted = {k: Desired(k.split("@")[0], k.split("@")[1], "s", "d") for k in others}
     assert may_go(key, wanted, ready) is goes
 
 

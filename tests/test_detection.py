@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from shoal.wire import Frame, ImageInput
 from worker.models.networks import Spec
 from worker.models.runtime import Array, Asked
-from worker.models.tasks import detection, ssd
+from worker.models.tasks import detection, ssd, suppression
 from worker.models.tasks.geometry import into_picture, iou
 from worker.models.tasks.suppression import Candidates, suppress
 
@@ -104,6 +104,16 @@ def test_of_very_many_candidates_the_best_are_considered() -> None:
     )
     kept = suppress(many, most_iou=1.0, most=1000)
     assert kept.probabilities.tolist() == sorted(many.probabilities.tolist(), reverse=True)[:1000]
+
+
+@given(st.lists(st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]), min_size=1, max_size=50), st.integers(1, 20))
+def test_what_is_worth_considering_is_all_that_could_be_kept(shares: list[float], most: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(suppression, "_MOST_CANDIDATES", most)
+        chosen = suppression.worth(np.array(shares))
+    best = sorted(range(len(shares)), key=lambda i: (-shares[i], i))[:most]
+    assert chosen[best].all()
+    assert min(shares[i] for i in best) == min(np.array(shares)[chosen])
 
 
 # --- from the input to the picture -------------------------------------------------------------------------------

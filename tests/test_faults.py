@@ -9,7 +9,9 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
+from typing import Any
 
+import aiohttp
 import pytest
 
 from shoal import Outcome
@@ -176,3 +178,57 @@ async def test_a_draining_worker_finishes_and_takes_no_more(mode: Mode) -> None:
         pids = cluster.worker(0)["pids"]
         assert not any(is_running(pid) for role in pids for pid in pids[role])
         assert "worker1" not in await _incarnations(cluster)
+
+
+def _fronts(cluster: Cluster) -> set[str]:
+    """The process ids of the fronts that have ever logged anything, as each does at every request."""
+    return {str(record["pid"]) for record in cluster.log(role="front")}
+
+
+async def test_a_killed_front_does_not_take_what_others_wait_for() -> None:
+    """Equal images at two fronts wait for one job; the front that submitted it is killed."""
+    settings = ("fronts=2", "cache_bytes=1000000", "hang_timeout=60")
+    arguments = [text for setting in settings for text in ("--worker-setting", setting)]
+    with up("--workers", "1", "--model", "fake", *arguments, log_level="debug") as cluster:
+        async with aiohttp.ClientSession() as session:
+            params, headers = {"n": "40"}, cluster.headers
+            async with session.get(f"{cluster.gateway}/lookup", params=params, headers=headers) as response:
+                grant = await response.json()
+
+            async def ask(seed: int) -> str:
+                headers = {"Authorization": f"Bearer {grant['ticket']}", "Connection": "close"}
+                async with session.post(grant["url"], data=photo(seed), headers=headers) as response:
+                    document = await response.json()
+                return str(document["predictions"][0]["label"])
+
+            def submitted() -> list[dict[str, Any]]:
+                return cluster.log(message="submitted") + cluster.log(message="joined")
+
+            # Given a model that stands still on another image
+            (model,) = cluster.pids("model")
+            os.kill(model, signal.SIGSTOP)
+            blocker = asyncio.create_task(ask(1))
+            await asyncio.to_thread(eventually, lambda: len(submitted()) == 1, within=10, what="a job")
+            # And equal images at both fronts
+            tasks = [asyncio.create_task(ask(2)) for _ in range(30)]
+            await asyncio.to_thread(eventually, lambda: len(submitted()) == 31, within=10, what="all who wait")
+            leader = cluster.log(message="submitted")[1]
+            others = [record for record in cluster.log(message="joined") if record["pid"] != leader["pid"]]
+            assert others, "all came to one front"
+            # When the front that submitted the job is killed, and buried: another one is there in its place
+            before = _fronts(cluster)
+            os.kill(int(leader["pid"]), signal.SIGKILL)
+
+            async def replaced() -> bool:
+                url = f"{cluster.worker(0)['internal_url']}/livez"
+                async with session.get(url, headers={"Connection": "close"}) as response:
+                    return response.status == 200 and _fronts(cluster) > before
+
+            await eventually_async(replaced, within=20, what="another front")
+            os.kill(model, signal.SIGCONT)
+            answers = await asyncio.gather(blocker, *tasks, return_exceptions=True)
+        # Then who waited at the other one is answered, by one execution
+        right = [answer for answer in answers[1:] if answer == fake_label(photo(2))]
+        assert len(right) == len(others)
+        executed = [job for record in cluster.log(message="executed") for job in record["jobs"]]
+        assert executed.count(leader["job"]) == 1

@@ -15,10 +15,10 @@ from prometheus_client import CollectorRegistry
 
 from discovery import Member
 from discovery.latest import Latest
+from discovery.publications import Publications
 from gateway.balancers import BALANCERS
 from gateway.fleet import Choice, Fleet, Wish
 from gateway.known_worker import OnTheWay, Worker
-from gateway.versions import Publications
 from shoal.errors import NoWorker, QueueFull, UnknownModel
 from shoal.metrics import GatewayMetrics
 from shoal.wire import LoadReport, ModelLoad, Priority, Status

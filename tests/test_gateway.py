@@ -16,9 +16,9 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from prometheus_client import CollectorRegistry
 
+from discovery.publications import Publications
 from gateway.app import Gateway
 from gateway.proxy import Proxy
-from gateway.versions import Publications
 from shoal import tickets
 from shoal.metrics import GatewayMetrics
 from shoal.publication import PREFIX, encode

@@ -22,7 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "discovery": {"shoal"},
     "gateway": {"shoal", "discovery"},
     "worker": {"shoal", "discovery"},
-    "bench": {"shoal", "worker"},
+    "bench": {"shoal", "discovery", "worker"},
     "loadtest": {"shoal"},
     "chaos": {"shoal", "worker"},
 }
@@ -85,6 +85,8 @@ NEVER_LOADED = [
     ("worker.supervisor", ("consul", *RUNTIMES)),
     ("worker.front", ("consul", *RUNTIMES)),
     ("worker.model_process", ("PIL", "consul", *RUNTIMES)),
+    ("worker.repository.fetch", ("PIL", "consul", "fsspec", *RUNTIMES)),
+    ("worker.repository.__main__", ("consul", "fsspec", *RUNTIMES)),
     ("worker.models.published", ("PIL", "consul", "redis", *RUNTIMES)),
 ]
 

@@ -47,7 +47,7 @@ def labels(document: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("limits", [{}, CACHING], ids=["plain", "caching"])
-async def test_each_answer_is_its_image_s_in_order(server: RedisServer, limits: dict[str, int]) -> None:
+async def test_each_answer_is_its_image_s_in_order(server: RedisServer, limits: dict[str, Any]) -> None:
     async with node(server, fake(max_batch_size="4"), **limits) as on:
         seeds = [3, 1, 2, 1, 5, 3, 9]
         status, document, headers = await on.post(data=form(*map(photo, seeds)))

@@ -11,6 +11,7 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ import discovery
 from shoal.publication import Publication, Published
 from tests import small_networks as small
 from tests.clusters import eventually, is_running, up
+from tests.consul_server import ConsulServer
+from tests.discovery_tools import consul_binary
 from tests.photos import photo
 from tests.test_sources import Quiet, web
 from worker.models.digests import digest_of
@@ -126,9 +129,24 @@ def test_the_life_of_a_model(tmp_path: Path, run: Run, net: str) -> None:
     assert run("remove", "day") == (0, "day is no longer served\n", "")
     assert run("list") == (0, "nothing is published\n", "")
     assert {path.name for path in first.parent.iterdir()} == {"1", "2", "3", "4"}
+    assert run("add", first.parent / "2", "--set", "threads=1")[2].endswith(
+        "is published as it lies: it takes no --set, --labels or --golden\n"
+    )
     code, out, _ = run("add", first.parent / "2")
     assert out.endswith(f"day@2 is published: file://{first.parent / '2'}\n")
     assert run("list", "--json")[1].count('"model"') == 1
+
+
+def test_in_consul(tmp_path: Path, run: Run, net: str) -> None:
+    with ConsulServer(consul_binary(), tmp_path / "consul") as consul:
+        where = ("--discovery", consul.url)
+        assert run("add", net, *where)[0] == 0
+        assert run("label", "day", "stable", "1", *where)[0] == 0
+        assert run("list", *where)[1].splitlines()[1].split() == ["day", "1", "stable=1", "the", "newest", "everywhere"]
+        assert run("remove", "day", "--force", *where)[0] == 0
+        assert run("list", *where)[1] == "nothing is published\n"
+    code, out, err = run("add", net, *where)
+    assert (code, out, err.startswith("shoal: discovery: ")) == (1, "", True)
 
 
 def test_an_archive_and_a_folder(tmp_path: Path, run: Run) -> None:
@@ -196,7 +214,7 @@ def test_init_and_check(tmp_path: Path, run: Run, net: str) -> None:
         (("label", "nothing", "stable"), 2, "a label is for a VERSION, or goes with --remove"),
         (("traffic", "nothing", "latest", "1=1"), 2, "traffic goes by weights, or to the latest"),
         (("traffic", "nothing", "one"), 2, "neither VERSION=WEIGHT nor 'latest'"),
-        (("convert", "NET", "/tmp/never.onnx"), 1, "golden: "),
+        (("convert", "NET", "/tmp/never.onnx"), 1, "only Keras models and SavedModels are converted"),
         (("frobnicate",), 2, "invalid choice"),
     ],
 )
@@ -207,10 +225,29 @@ def test_what_is_asked_wrongly(run: Run, net: str, arguments: tuple[str, ...], c
     assert "Traceback" not in err
 
 
-def test_without_discovery_the_version_is_kept(tmp_path: Path, run: Run, net: str) -> None:
+def test_two_add_at_once(tmp_path: Path, run: Run, net: str) -> None:
+    command = [sys.executable, "-m", "shoal.cli", "models", "add", net, "--json"]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    said = [json.loads(process.communicate(timeout=100)[0]) for process in started]
+    assert sorted(document["version"] for document in said) == ["1", "2", "3"]
+    assert {path.name for path in (tmp_path / "repository" / "day").iterdir()} == {"1", "2", "3"}
+    assert run("remove", "day@3")[0] == 0
+
+
+@pytest.mark.tensorflow
+@pytest.mark.timeout(300)
+def test_convert(tmp_path: Path, run: Run) -> None:
+    small.save_keras(tmp_path / "small.keras")
+    code, out, _ = run("convert", tmp_path / "small.keras", tmp_path / "made.onnx")
+    assert (code, out.splitlines()[0]) == (0, f"{tmp_path / 'made.onnx'} was written.")
+    assert run("check", tmp_path / "made.onnx")[0] == 0
+
+
+def test_without_discovery_nothing_is_prepared(tmp_path: Path, run: Run, net: str) -> None:
     (tmp_path / "members").write_text("a file where the folder should be")
     code, _, err = run("add", net)
     assert (code, err.startswith("shoal: discovery: ")) == (1, True)
+    assert not (tmp_path / "repository").exists()
 
 
 def test_two_operators_never_undo_one_another(tmp_path: Path) -> None:
@@ -252,6 +289,7 @@ def test_progress() -> None:
     workers = [worker("a", day_1={"status": "ready"}), worker("b", day_1={"status": "loading"}), worker("c", "zone-c")]
     assert progress(workers, everywhere, "day@1") == {"a": "ready", "b": "loading", "c": "not begun"}
     assert progress(workers, placed, "day@1") == {"b": "loading", "c": "not begun"}
+    assert progress([{**workers[2], "state": "draining"}], everywhere, "day@1") == {}
     workers[0]["models"]["day@1"] = {"status": "failed", "reason": "no memory"}
     assert progress(workers, placed, "day@1")
     with pytest.raises(NotLoaded, match="a cannot load day@1: no memory"):
@@ -290,32 +328,70 @@ def test_a_cluster_follows(net: str) -> None:
         assert shoal("models", "remove", "day", environ=environ).returncode == 0
 
 
+def test_files_of_the_user_are_not_imported(tmp_path: Path, net: str) -> None:
+    for name in ("queue", "numpy", "worker", "random"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('imported what the user has here')\n")
+    command = [sys.executable, "-P", "-m", "shoal.cli", "models", "check", net]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.fixture
 def scratch() -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="t-") as folder:
         yield folder
 
 
-@pytest.mark.cluster
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda n: n.name)
-def test_serve_a_file_and_leave_nothing(scratch: str, net: str, number: signal.Signals) -> None:
-    command = [sys.executable, "-m", "shoal.cli", "serve", net, "--json", "--no-auth", "--set", "input.height=20"]
+@contextmanager
+def served(source: object, scratch: str, *options: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
+    """``shoal serve`` and what it prints."""
+    command = [sys.executable, "-m", "shoal.cli", "serve", str(source), "--json", "--no-auth", *options]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"TMPDIR": scratch}
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        document = json.loads(process.stdout.readline())
-        assert (document["models"], len(document["workers"])) == (["day@1"], 1)
-        assert process.stderr.readline() == "day is served. What nobody said was taken as follows:\n"
-        sent = ["curl", "-sS", "--data-binary", "@-", f"{document['gateway']}/predict"]
-        answer = json.loads(subprocess.run(sent, input=photo(1), capture_output=True, check=True).stdout)
-        assert {prediction["label"] for prediction in answer["predictions"]} == {"light", "dark"}
-        process.send_signal(number)
+        line = process.stdout.readline()
+        assert line, process.stderr.read()
+        yield process, json.loads(line)
+        process.send_signal(signal.SIGTERM)
         process.stderr.read()
+
+
+def labels_of(document: dict[str, Any], image: bytes) -> set[str]:
+    """What curl gets for a picture."""
+    sent = ["curl", "-sS", "--data-binary", "@-", f"{document['gateway']}/predict"]
+    answer = json.loads(subprocess.run(sent, input=image, capture_output=True, check=True).stdout)
+    return {prediction["label"] for prediction in answer["predictions"]}
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda n: n.name)
+def test_serve_a_file_and_leave_nothing(scratch: str, net: str, number: signal.Signals) -> None:
+    with served(net, scratch, "--set", "input.height=20") as (process, document):
+        assert (document["models"], len(document["workers"])) == (["day@1"], 1)
+        assert labels_of(document, photo(1)) == {"light", "dark"}
+        process.send_signal(number)
+        assert process.stderr is not None
+        assert process.stderr.read().startswith(
+            "day is served. What nobody said was taken as follows:\n  format: python"
+        )
         assert process.wait(30) == (0 if number == signal.SIGTERM else -9)
     eventually(lambda: not list(Path(scratch).iterdir()), within=10, what="an empty folder")
-    assert not any(is_running(pid) for pids in document["pids"].values() for pid in pids)
+    eventually(
+        lambda: not any(is_running(pid) for pids in document["pids"].values() for pid in pids), within=5, what="all end"
+    )
+
+
+@pytest.mark.cluster
+@pytest.mark.tensorflow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("name", "build"), [("small.onnx", small.save_onnx), ("small.keras", small.save_keras)])
+def test_serve_real_files(scratch: str, tmp_path: Path, name: str, build: Callable[[Path], None]) -> None:
+    build(tmp_path / name)
+    (tmp_path / "labels.txt").write_text("\n".join(small.LABELS))
+    with served(tmp_path / name, scratch) as (_, document):
+        assert labels_of(document, photo(1)) == set(small.LABELS)
 
 
 def test_serve_says_what_is_wrong(scratch: str) -> None:

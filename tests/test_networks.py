@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import small_networks as small
+from tests.clusters import up
 from tests.needs import need
+from tests.photos import photo
+from worker.images import decode
 from worker.models import golden, manifest, networks, pixels, published
 from worker.models.batches import Batches
 from worker.models.digests import digest_of
@@ -99,6 +104,18 @@ def test_a_fixed_batch_is_split_and_padded(batch: int, tmp_path: Path) -> None:
         assert np.abs(runtime.outputs(images)["logits"] - small.truth(images)).max() < 1e-5
 
 
+@pytest.mark.parametrize("batch", [1, 4, "n"])
+def test_an_output_of_undeclared_shape_is_found_out(batch: int | str, tmp_path: Path) -> None:
+    from worker.models.networks import probe
+
+    folder = onnx_version(tmp_path, written={"batch": batch})
+    runtime = loaded(folder)
+    (output,) = runtime.network.outputs
+    assert isinstance(runtime.network, Loaded)
+    undeclared = replace(runtime.network, outputs=(replace(output, shape=()),))
+    assert probe.completed(undeclared, manifest.read(folder).input) == runtime.network
+
+
 @pytest.mark.parametrize("make", [python_version, onnx_version])
 def test_an_answer_does_not_depend_on_its_batch(
     make: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
@@ -136,6 +153,16 @@ def test_an_onnx_model_needs_no_other_framework(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert {"tensorflow", "keras", "torch", "jax", "onnx", "tf2onnx"}.isdisjoint(json.loads(done.stdout))
     assert "onnxruntime" in json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(("threads", "used"), [(3, 3), (0, len(os.sched_getaffinity(0)))])
+def test_the_threads_of_an_onnx_model(threads: int, used: int) -> None:
+    need_onnx()
+    import onnxruntime  # type: ignore[import-untyped, import-not-found, unused-ignore]
+
+    options = onnx_format._options(onnxruntime, threads)
+    assert options.intra_op_num_threads == used
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
 
 
 def test_a_python_class_leaves_the_module_path_alone(tmp_path: Path) -> None:
@@ -250,6 +277,20 @@ def test_outputs_must_have_an_entry_for_each_image(outputs: tuple[int, ...]) -> 
     else:
         with pytest.raises(NotLoadable, match="output 'y' has shape"):
             Batches(network, 4)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ({"scale": [1.0, 2.0]}, "scale has 2 values for 3 channels"),
+        ({"offset": [1.0, 2.0, 3.0], "channels": 1}, "offset has 3 values for 1 channels"),
+        ({"dtype": "uint8", "scale": 0.5}, "uint8 takes pixels as they are"),
+        ({"scale": float("nan")}, "finite number"),
+    ],
+)
+def test_scales_that_make_no_sense(wrong: Mapping[str, Any], reason: str) -> None:
+    with pytest.raises(InvalidManifest, match=rf"input.*{reason}"):
+        manifest.parse({"artefact": "m.onnx", "input": {"height": 3, "width": 4, **wrong}})
 
 
 # --- pixels ------------------------------------------------------------------------------------------------------
@@ -464,6 +505,21 @@ def test_a_hook_that_gives_nonsense(hooks: dict[str, str], reason: str, tmp_path
 def test_a_hook_that_is_not_there(text: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidManifest, match=r"model\.toml: "):
         hooked(tmp_path, before=text)
+
+
+@pytest.mark.cluster
+def test_a_cluster_serves_what_lies_in_folders(tmp_path: Path) -> None:
+    need_onnx()
+    folders = [
+        small.version(tmp_path / "numpy" / "3", "net.py:Model", small.save_python),
+        small.version(tmp_path / "onnx" / "7", "model.onnx", small.save_onnx),
+    ]
+    picture, _ = decode(photo(1), manifest.read(folders[0]).input.image(), max_pixels=10**9)
+    best = small.LABELS[small.truth(picture[np.newaxis])[0].argmax()]
+    models = [part for folder in folders for part in ("--model", str(folder))]
+    with up("--workers", "1", *models) as cluster, cluster.client() as client:
+        answers = [client.predict(photo(1), model=name) for name in ("numpy", "onnx")]
+    assert [(answer.version, answer.predictions[0].label) for answer in answers] == [("3", best), ("7", best)]
 
 
 # --- which runtime, which digest ---------------------------------------------------------------------------------

@@ -158,6 +158,25 @@ def test_several_outputs_have_names_in_keras_and_in_onnx(
     golden.check(found, other, 1e-5)
 
 
+def test_an_output_of_unknown_rank_is_found_out(root: Path) -> None:
+    import tensorflow as tf  # type: ignore[import-untyped, import-not-found, unused-ignore]
+
+    def save(path: Path) -> None:
+        module = tf.Module()
+        spec = tf.TensorSpec([None, small.HEIGHT, small.WIDTH, 3], tf.float32, name="image")
+
+        def mean(image: Any) -> dict[str, Any]:
+            return {"mean": tf.raw_ops.PlaceholderWithDefault(input=tf.reduce_mean(image, [1, 2]), shape=None)}
+
+        module.mean = tf.function(mean, input_signature=[spec], autograph=False)
+        tf.saved_model.save(module, str(path), signatures={"serve": module.mean})
+
+    runtime = loaded(small.version(root / "unknown-rank" / "1", "model", save, task="embedding", labels=[]))
+    assert [spec.shape for spec in runtime.network.outputs] == [(-1, 3)]
+    images = small.images(5)
+    np.testing.assert_allclose(runtime.outputs(images)["mean"], images.mean(axis=(1, 2)) / 255, atol=1e-5)
+
+
 # --- what is broken ----------------------------------------------------------------------------------------------
 
 
@@ -266,10 +285,15 @@ def cropped() -> Array:
     return np.stack([crop(photo(*where), 224) for where in PHOTOS.values()])
 
 
-def save_lite0(path: Path, *, exported: bool = False) -> None:
+@cache
+def lite0() -> Any:
     from worker.models import efficientnet_lite
 
-    model = efficientnet_lite.build("lite0")
+    return efficientnet_lite.build("lite0")
+
+
+def save_lite0(path: Path, *, exported: bool = False) -> None:
+    model = lite0()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model.export(str(path), verbose=False) if exported else model.save(path)

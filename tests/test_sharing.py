@@ -55,8 +55,8 @@ async def until_counted(on: Node, count: float, name: str, **labels: str) -> Non
     await eventually_async(reached, within=10, what=f"{name} {count}")
 
 
-async def left_behind(redis: aioredis.Redis) -> list[bytes]:
-    return [key for pattern in ("shoal:flight:*", "shoal:waiters:*") for key in await redis.keys(pattern)]
+async def left_behind(redis: aioredis.Redis) -> list[bytes | str]:
+    return [*await redis.keys("shoal:flight:*"), *await redis.keys("shoal:waiters:*")]
 
 
 def is_right(answer: tuple[int, Any, Any], seed: int) -> bool:

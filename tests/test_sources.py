@@ -7,6 +7,7 @@ import io
 import json
 import os
 import signal
+import ssl
 import stat
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -23,6 +25,10 @@ from typing import Any
 
 import fsspec
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -72,12 +78,15 @@ def read(folder: Path) -> dict[str, bytes]:
 
 
 @contextmanager
-def web(handler: Callable[..., BaseHTTPRequestHandler]) -> Iterator[str]:
+def web(handler: Callable[..., BaseHTTPRequestHandler], tls: ssl.SSLContext | None = None) -> Iterator[str]:
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        if tls:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_address[1]}"
+            scheme, host = ("https", "localhost") if tls else ("http", "127.0.0.1")
+            yield f"{scheme}://{host}:{server.server_address[1]}"
         finally:
             server.shutdown()
             thread.join()
@@ -189,6 +198,50 @@ def test_an_answer_without_end(tmp_path: Path) -> None:
 
     with web(Endless) as url, pytest.raises(BadSource, match=f"more than {MOST} bytes"):
         sources.obtain(f"{url}/digits.zip", scratch(tmp_path), most_bytes=MOST)
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A certificate for localhost that only those trust who are told to, and its key in the same file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    built = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    path = tmp_path / "certificate.pem"
+    path.write_bytes(built.public_bytes(Encoding.PEM) + private)
+    return path
+
+
+def test_https_verifies_and_never_becomes_http(
+    tmp_path: Path, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zipped(tmp_path / "digits.zip", FILES)
+
+    class Redirecting(Quiet):
+        def do_GET(self) -> None:
+            if self.path == "/digits.zip":
+                super().do_GET()
+                return
+            self.send_response(302)
+            self.send_header("Location", f"http://{self.headers['Host']}/digits.zip")
+            self.end_headers()
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    with web(partial(Redirecting, directory=tmp_path), context) as url:
+        for name in ("untrusted", "trusted", "redirected"):
+            (tmp_path / name).mkdir()
+        with pytest.raises(Unreachable, match="CERTIFICATE_VERIFY_FAILED"):
+            sources.obtain(f"{url}/digits.zip", tmp_path / "untrusted", most_bytes=MOST)
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        assert read(sources.obtain(f"{url}/digits.zip", tmp_path / "trusted", most_bytes=MOST).folder) == FILES
+        with pytest.raises(Unreachable, match="which is not https"):
+            sources.obtain(f"{url}/elsewhere", tmp_path / "redirected", most_bytes=MOST)
 
 
 def test_a_password_is_never_shown() -> None:
@@ -346,18 +399,14 @@ def test_what_was_not_used_for_longest_makes_room(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_one_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
-    cache = Cache(tmp_path)
-    left = tmp_path / ".fetch-left"
+    left, young = tmp_path / ".fetch-left", tmp_path / ".fetch-young"
     (left / "folder").mkdir(parents=True)
-    with cache.scratch() as living:
+    with Cache(tmp_path).scratch() as living:
         for folder in (left, living):
             os.utime(folder, (1, 1))
-        cache.sweep()
-        assert living.exists()
-        assert not left.exists()
-        (tmp_path / ".fetch-young").mkdir()
-        cache.sweep()
-        assert (tmp_path / ".fetch-young").exists()
+        young.mkdir()
+        with Cache(tmp_path).scratch() as other:
+            assert set(tmp_path.iterdir()) == {living, young, other}
 
 
 def test_two_threads_fetch_the_same(tmp_path: Path, version: Path) -> None:
@@ -445,6 +494,7 @@ async def test_a_child_gives_up_in_time(tmp_path: Path, dripping: tuple[str, thr
     child = await start(dripping[0], "0" * 64, tmp_path / "cache", timeout=0.5)
     (said,) = await events(child)
     assert said["reason"].endswith("not fetched within 0.5 seconds")
+    assert await child.wait() == 1
     assert [path.name for path in (tmp_path / "cache").iterdir()] == []
 
 

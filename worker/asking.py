@@ -13,6 +13,7 @@ from aiohttp import web
 
 from shoal import http
 from shoal.errors import InvalidTicket, NotReady, UnknownModel, WrongTask
+from shoal.publication import order
 from shoal.tickets import Ticket
 from shoal.wire import ModelCard, ModelState, Priority, model_key
 from worker.front_orders import Limits
@@ -110,10 +111,13 @@ def _model(request: web.Request, ticket: Ticket | None, reports: LoadReports) ->
     elif version is not None:
         key = model_key(model, version)
     else:
-        key = next((k for k in models if k.rpartition("@")[0] == model), None)
+        own = [k for k, state in models.items() if k.rpartition("@")[0] == model and state.status != "failed"]
+        key = max(own, key=lambda k: (models[k].status == "ready", order(k.rpartition("@")[2])), default=None)
     if not reports.is_informed:
         raise NotReady
     state = models.get(key or "")
+    if state is None and ticket is not None:
+        raise NotReady(f"The model {key} is not served here any more: look up again.")
     if state is None:
         raise UnknownModel(f"There is no model {model or key!r} on this worker.")
     if state.card is None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from shoal.publication import Publication, decode, order
+from shoal.publication import Publication, order
 from shoal.wire import model_key
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -27,39 +24,15 @@ class Desired:
         return model_key(self.model, self.version)
 
 
-class Publications:
-    """The publications as this node knows them; one that becomes unreadable stays as it was."""
-
-    def __init__(self, worker: str, zone: str) -> None:
-        self._worker = worker
-        self._zone = zone
-        self._known: dict[str, Publication] = {}
-
-    def __repr__(self) -> str:
-        return f"<Publications of {', '.join(p.model for p in self._known.values())}>"
-
-    def take(self, values: Mapping[str, str]) -> None:
-        """The texts of all publications, by their keys."""
-        known = {}
-        for key, text in values.items():
-            try:
-                known[key] = decode(text)
-            except ValueError as error:
-                log.error("not a publication", extra={"key": key, "error": str(error)})
-                if key in self._known:
-                    known[key] = self._known[key]
-        self._known = known
-
-    @property
-    def desired(self) -> dict[str, Desired]:
-        """What this node is to serve, by ``model@version``."""
-        versions = [
-            Desired(publication.model, version, published.source, published.digest)
-            for publication in self._known.values()
-            if placed(publication.placement, self._worker, self._zone)
-            for version, published in publication.versions.items()
-        ]
-        return {desired.key: desired for desired in versions}
+def desired(publications: Iterable[Publication], worker: str, zone: str) -> dict[str, Desired]:
+    """What a worker is to serve, by ``model@version``."""
+    versions = [
+        Desired(publication.model, version, published.source, published.digest)
+        for publication in publications
+        if placed(publication.placement, worker, zone)
+        for version, published in publication.versions.items()
+    ]
+    return {version.key: version for version in versions}
 
 
 def placed(placement: Collection[str], worker: str, zone: str) -> bool:
@@ -67,13 +40,13 @@ def placed(placement: Collection[str], worker: str, zone: str) -> bool:
     return not placement or any(fnmatchcase(worker, p) or fnmatchcase(zone, p) for p in placement)
 
 
-def may_go(key: str, desired: Mapping[str, Desired], ready: Collection[str]) -> bool:
+def may_go(key: str, wanted: Mapping[str, Desired], ready: Collection[str]) -> bool:
     """Whether a version that is not desired any more may go: never before another of its model is ready here.
 
     With none of its model desired, it goes at once.
     """
     model = key.rpartition("@")[0]
-    others = [wanted.key for wanted in desired.values() if wanted.model == model]
+    others = [version.key for version in wanted.values() if version.model == model]
     return not others or any(other in ready for other in others)
 
 

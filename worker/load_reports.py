@@ -94,5 +94,6 @@ class LoadReports:
             idle=state.idle,
             digest=state.card.digest if state.card else "",
             task=state.card.task if state.card else "",
+            reason=state.reason,
             caches=self._caches and state.card is not None and state.card.cacheable,
         )

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from discovery import ValuesWatch
+from discovery.publications import Publications
 from shoal import metrics
 from shoal.errors import ModelCrashed
 from shoal.keeper import Keeper, keeping
@@ -28,7 +29,7 @@ from shoal.processes import Child
 from shoal.settings import WorkerSettings
 from shoal.wire import ModelCard, ModelState, Reply
 from worker import model_process
-from worker.desired import Desired, Publications, may_go, oldest_first
+from worker.desired import Desired, desired, may_go, oldest_first
 from worker.devices import Device
 from worker.models import manifest
 from worker.models.catalogue import Specification
@@ -111,8 +112,12 @@ class ServedModels:
         """Whether everything that was asked for is ready, or is known to fail."""
         return all(model.is_settled for model in self) and set(self._desired) <= set(self._served)
 
-    async def serve(self, watch: ValuesWatch, publications: Publications) -> None:
-        """Serve until cancelled. Raises ``CannotStart`` when a model of the settings does not load."""
+    async def serve(self, watch: ValuesWatch, worker: str) -> None:
+        """Serve, as the worker of that name, until cancelled.
+
+        Raises ``CannotStart`` when a model of the settings does not load.
+        """
+        publications = Publications()
         async with asyncio.TaskGroup() as group:
             self._group = group
             for model in self._fixed:
@@ -120,8 +125,9 @@ class ServedModels:
             index = watch.index
             while True:
                 if watch.values is not None:
-                    publications.take(watch.values)
-                    self._desired = {k: d for k, d in publications.desired.items() if not self._is_fixed(k)}
+                    publications.settle(watch.values)
+                    wanted = desired(publications, worker, self._settings.zone)
+                    self._desired = {key: version for key, version in wanted.items() if not self._is_fixed(key)}
                     self.reconcile()
                     self._changed()
                 await watch.changed(index)

@@ -151,7 +151,7 @@ class Submissions:
                     return [None] * len(offers)
                 for one, outcome in zip(pending, looked.found, strict=True):
                     if outcome is not None:
-                        one.settle(outcome)
+                        self._settle(one, outcome)
                 return await together([self._found(one) for one in pending])
         except TimeoutError:
             raise DeadlineExceeded from None
@@ -249,11 +249,14 @@ class Submissions:
                 self.depths[waiting[0].key] = outcomes.depth
                 raise _refusal(outcomes)
             for one, outcome in zip(waiting, outcomes, strict=True):
-                one.settle(outcome)
-                if isinstance(outcome, Submitted):
-                    self.depths[one.key] = outcome.depth
-                    log.debug("submitted", extra={"job": one.offer.id, "joined": outcome.joined})
+                self._settle(one, outcome)
             return
+
+    def _settle(self, one: _Pending, outcome: Submitted | Kept) -> None:
+        one.settle(outcome)
+        if isinstance(outcome, Submitted):
+            self.depths[one.key] = outcome.depth
+            log.debug("joined" if outcome.joined else "submitted", extra={"job": one.offer.id})
 
     async def _submit_once(
         self, pending: Sequence[_Pending], terms: dict[str, Any]

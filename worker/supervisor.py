@@ -15,7 +15,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ import msgspec
 from prometheus_client import CollectorRegistry
 
 import discovery
-from discovery import Member, ValuesWatch
+from discovery import Member, publications
 from shoal import admin, logs, metrics, processes, publication, service
 from shoal.keeper import Keeper, keeping
 from shoal.processes import Child
@@ -32,7 +32,6 @@ from shoal.settings import WorkerSettings
 from shoal.version import VERSION
 from shoal.wire import NodeState
 from worker import devices, quarantine, redis_server
-from worker.desired import Publications
 from worker.fronts import Fronts, Place
 from worker.queue import Queue, QueueUnavailable
 from worker.served_models import CannotStart, ServedModels
@@ -41,7 +40,6 @@ from worker.watch import TICK, Watch
 log = logging.getLogger(__name__)
 
 _REDIS_START = 10.0
-_FIRST_PUBLICATIONS = 3.0  # seconds to wait for what is published, before a node is useful without
 
 
 class Supervisor:
@@ -94,7 +92,7 @@ class Supervisor:
                 discovery.connect(settings.discovery, token=settings.discovery_token.get_secret_value() or None)
             )
             watch = await stack.enter_async_context(backend.watch_values(publication.PREFIX))
-            await self._first_of(watch)
+            await publications.first(watch)
             models = self.models = ServedModels(
                 settings,
                 await devices.find(settings.devices),
@@ -105,7 +103,7 @@ class Supervisor:
                 changed=self._models_changed,
                 keep=self._keeper,
             )
-            following = models.serve(watch, Publications(self.name, settings.zone))
+            following = models.serve(watch, self.name)
             await stack.enter_async_context(service.background(following, self._tell_fronts(), self._watch(queue)))
             if not await _first(self._loaded.wait(), stop.requested()):
                 return
@@ -202,14 +200,6 @@ class Supervisor:
                 yield path
 
     # Models
-
-    async def _first_of(self, watch: ValuesWatch) -> None:
-        """Wait a little for what is published: a node that knows it is useful only when it serves it."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_FIRST_PUBLICATIONS):
-                await watch.changed(0)
-                return
-        log.warning("what is published is not known yet")
 
     def _keys(self) -> list[str]:
         return self.models.keys if self.models else []

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from shoal.wire import ImageInput
 from worker.models import tasks
@@ -36,14 +36,14 @@ class InvalidManifest(ValueError):
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Input(_Table):
     """The model's input, and how a photo becomes one.
 
-    Pixels (0 to 255) are multiplied by ``scale`` and ``offset`` is added, for all channels or for each, before they are
-    cast to ``dtype``.
+    Pixels (0 to 255), with channels in ``order``, are multiplied by ``scale`` and ``offset`` is added, for all channels
+    or for each, before they are cast to ``dtype``.
     """
 
     name: str = ""
@@ -59,6 +59,15 @@ class Input(_Table):
     margin: Annotated[int, Field(ge=0, le=4096)] = 0
     resample: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
     fill: Annotated[int, Field(ge=0, le=255)] = 114
+
+    @model_validator(mode="after")
+    def _scales_fit(self) -> Input:
+        for name, values in (("scale", self.scale), ("offset", self.offset)):
+            if isinstance(values, list) and len(values) not in (1, self.channels):
+                raise ValueError(f"{name} has {len(values)} values for {self.channels} channels")
+        if self.dtype == "uint8" and (self.scale != 1.0 or self.offset != 0.0):
+            raise ValueError("uint8 takes pixels as they are, without scale and offset")
+        return self
 
     def image(self) -> ImageInput:
         """What the front needs to know of it."""

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from shoal.errors import ShoalError
-from shoal.files import flush_tree
+from shoal.files import flush_tree, scratch
 from shoal.wire import ModelCard
 from worker import images
 from worker.models import conversion, golden, inference, manifest, networks, published
@@ -28,7 +28,7 @@ from worker.models.networks import NotLoadable
 from worker.models.packaged import MissingPackage
 from worker.models.pixels import Pixels
 from worker.models.runtime import Array, Asked, DeviceLost, OutOfMemory
-from worker.models.staging import NotPrepared, copy_artefact, copy_folder, document_of, missing_files
+from worker.models.staging import NotPrepared, copy_artefact, copy_folder, document_of, missing_files, remove_leftovers
 
 __all__ = ["NotPrepared", "Prepared", "Wishes", "inferred", "prepare"]
 
@@ -66,9 +66,8 @@ def prepare(source: Path, into: Path, *, model: str, version: str, wishes: Wishe
     """
     if into.exists():
         raise FileExistsError(f"{into} is there already")
-    into.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".prepare-", dir=into.parent) as scratch:
-        stage = Path(scratch) / into.name
+    with scratch(into.parent, ".prepare-") as workplace:
+        stage = workplace / into.name
         stage.mkdir()
         try:
             notes = _describe(source, stage, model, wishes)
@@ -77,6 +76,7 @@ def prepare(source: Path, into: Path, *, model: str, version: str, wishes: Wishe
             raise NotPrepared(error.problems) from error
         except (GoldenMismatch, NotLoadable, OutOfMemory, DeviceLost, ShoalError, ValueError) as error:
             raise NotPrepared([str(error) or type(error).__name__]) from error
+        remove_leftovers(stage)
         flush_tree(stage)
         _settle(stage, into)
     return Prepared(into, digest_of(into), manifest.read(into), card, (*notes, *more))
@@ -93,10 +93,10 @@ def _settle(stage: Path, into: Path) -> None:
 
 def inferred(source: Path, wishes: Wishes) -> inference.Inferred:
     """The manifest that an artefact would get. Raises ``NotPrepared``, ``MissingPackage``."""
-    with tempfile.TemporaryDirectory(prefix="shoal-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="shoal-") as workplace:
         try:
-            artefact = copy_artefact(source, Path(scratch), wishes.labels)
-            return inference.infer(Path(scratch), artefact, wishes.overrides)
+            artefact = copy_artefact(source, Path(workplace), wishes.labels)
+            return inference.infer(Path(workplace), artefact, wishes.overrides)
         except InvalidManifest as error:
             raise NotPrepared(error.problems) from error
         except (NotLoadable, OutOfMemory, DeviceLost) as error:

@@ -11,7 +11,7 @@ from typing import Any
 from worker.models import golden, manifest
 from worker.models.inference import LABELS
 
-__all__ = ["NotPrepared", "copy_artefact", "copy_folder", "document_of", "missing_files"]
+__all__ = ["NotPrepared", "copy_artefact", "copy_folder", "document_of", "missing_files", "remove_leftovers"]
 
 _LEFT_BEHIND = ("__pycache__",)
 
@@ -81,6 +81,13 @@ def missing_files(folder: Path, document: Mapping[str, Any]) -> list[str]:
         elif not (folder / path).exists():
             problems.append(f"{setting}: there is no {text}")
     return problems
+
+
+def remove_leftovers(stage: Path) -> None:
+    """Take away what executing Python files has left beside them."""
+    for name in _LEFT_BEHIND:
+        for path in [*stage.rglob(name)]:
+            shutil.rmtree(path)
 
 
 def _named_files(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -6,23 +6,18 @@ known. A folder of the cache is named by its digest only when it is whole and on
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
-import shutil
 import stat
-import tempfile
-import time
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Collection
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
-from shoal.files import flush, flush_tree
+from shoal.files import flush, flush_tree, scratch
 
 __all__ = ["Cache"]
 
 _PREFIX = ".fetch-"
-_YOUNG = 60.0  # seconds in which a scratch folder may not be locked yet
 _DIGEST = re.compile("[0-9a-f]{64}")
 
 
@@ -46,18 +41,9 @@ class Cache:
             return None
         return folder
 
-    @contextmanager
-    def scratch(self) -> Iterator[Path]:
-        """An empty folder on the cache's file system, which is removed on leaving."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=self._folder))
-        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            os.close(lock)
+    def scratch(self) -> AbstractContextManager[Path]:
+        """An empty folder on the cache's file system, which is removed on leaving, or by the next one."""
+        return scratch(self._folder, _PREFIX)
 
     def put(self, fetched: Path, digest: str) -> Path:
         """Move a whole folder into the cache; another process may have been faster with the same."""
@@ -71,13 +57,6 @@ class Cache:
         os.utime(target)
         flush(self._folder)
         return target
-
-    def sweep(self) -> None:
-        """Remove what killed processes left."""
-        for folder in self._folder.glob(f"{_PREFIX}*"):
-            with suppress(OSError):
-                if time.time() - folder.stat().st_mtime > _YOUNG:
-                    _remove_unless_locked(folder)
 
     def shrink(self, most_bytes: int, keep: Collection[str]) -> None:
         """Remove what was not used for longest until no more than ``most_bytes`` are left, but nothing in ``keep``."""
@@ -95,15 +74,6 @@ class Cache:
         """Under another name first, so that its own never stands for half a folder."""
         with self.scratch() as scratch, suppress(FileNotFoundError):
             folder.rename(scratch / folder.name)
-
-
-def _remove_unless_locked(folder: Path) -> None:
-    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(folder, ignore_errors=True)
-    finally:
-        os.close(lock)
 
 
 def _last_use(folder: Path) -> float:

@@ -87,7 +87,8 @@ def convert(options: argparse.Namespace) -> str:
         )
         copy = prepared.folder / conversion.CONVERTED
         if not copy.is_file():
-            raise NotPrepared([prepared.notes[-1]])
+            last = prepared.notes[-1] if prepared.notes else ""
+            raise NotPrepared([last if last.startswith("ONNX") else "only Keras models and SavedModels are converted"])
         shutil.copyfile(copy, options.target)
     return f"{options.target} was written.\n{noted(prepared.notes)}"
 
@@ -117,6 +118,8 @@ async def add(discovery: Discovery, repository: Repository, options: argparse.Na
         # What is wrong with the words is said before minutes of work.
         editing.add(Publication(name), version, now, name=options.label)
         if found.remote or there:
+            if options.set or options.labels or options.golden:
+                raise NotAllowed(f"{options.source} is published as it lies: it takes no --set, --labels or --golden")
             checked = Path(scratch) / "checked"
             prepared = preparation.prepare(found.path, checked, model=name, version=version, wishes=Wishes({}))
             source, digest = found.remote or sources.url_of(found.path), digest_of(found.path)

@@ -55,7 +55,6 @@ def fetch(source: str, digest: str, cache: Cache, *, most_bytes: int, keep: Coll
     """
     if found := cache.find(digest):
         return found
-    cache.sweep()
     with cache.scratch() as scratch:
         folder = sources.obtain(source, scratch, most_bytes=most_bytes).folder
         if (actual := digest_of(folder)) != digest:

@@ -56,10 +56,14 @@ async def until_ready(
 
 
 def progress(workers: list[dict[str, Any]], publication: Publication, key: str) -> dict[str, str]:
-    """The status of ``key`` on each worker that is to load it. Raises ``NotLoaded`` when one has failed."""
+    """The status of ``key`` on each worker that is to load it and is not about to leave.
+
+    Raises ``NotLoaded`` when one has failed.
+    """
     states = {}
     for worker in workers:
-        if not placed(publication.placement, worker["name"], worker.get("zone", "")):
+        is_for = placed(publication.placement, worker["name"], worker.get("zone", ""))
+        if not is_for or worker.get("state") == "draining":
             continue
         load: Mapping[str, Any] = worker["models"].get(key, {})
         states[worker["name"]] = load.get("status", "not begun")

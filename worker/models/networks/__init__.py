@@ -55,7 +55,10 @@ class NotLoadable(ValueError):
 
 @dataclass(frozen=True)
 class Spec:
-    """One input or output of a network: NumPy dtype name, and shape with -1 where it varies (the batch is first)."""
+    """One input or output of a network: NumPy dtype name, and shape with -1 where it varies (the batch is first).
+
+    A shape of () is a single value, or one that nobody declares.
+    """
 
     name: str
     dtype: str

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worker.models.networks import Loaded, NotLoadable, tensorflow_backend
+from worker.models.networks.probe import completed
 
 if TYPE_CHECKING:
     from worker.models.manifest import Manifest
@@ -19,4 +20,4 @@ def load(artefact: Path, manifest: Manifest) -> Loaded:
         raise NotLoadable("not a SavedModel: a folder with a saved_model.pb")
     tensorflow_backend.start(manifest.threads)
     inputs, outputs, call = tensorflow_backend.open_saved_model(artefact)
-    return Loaded(tuple(inputs), tuple(outputs), call, pads=True)
+    return completed(Loaded(tuple(inputs), tuple(outputs), call, pads=True), manifest.input)

@@ -173,6 +173,6 @@ def _tensor_spec(tf: Any, spec: Spec) -> Any:
 
 def _specs(tensors: dict[str, Any]) -> list[Spec]:
     return [
-        Spec(name, tensor.dtype.name, tuple(-1 if size is None else size for size in tensor.shape))
+        Spec(name, tensor.dtype.name, tuple(-1 if size is None else size for size in tensor.shape or ()))
         for name, tensor in sorted(tensors.items())
     ]

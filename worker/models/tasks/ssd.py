@@ -20,7 +20,7 @@ from worker.models.tasks import outputs as network_outputs
 from worker.models.tasks.geometry import Boxes, corners
 from worker.models.tasks.probabilities import Probabilities, as_they_are, sigmoid, softmax
 from worker.models.tasks.settings import Table
-from worker.models.tasks.suppression import Candidates
+from worker.models.tasks.suppression import Candidates, worth
 
 __all__ = ["Settings", "Ssd", "anchors", "build"]
 
@@ -132,6 +132,8 @@ class Ssd:
         if self.settings.background >= 0 and not self.without_background:
             probable[:, self.settings.background] = False
         rows, classes = np.nonzero(probable)
+        considered = worth(probabilities[rows, classes])
+        rows, classes = rows[considered], classes[considered]
         return Candidates(self._boxes(offsets[rows], self.anchors[rows]), classes, probabilities[rows, classes])
 
     def _boxes(self, offsets: Array, grid: Boxes) -> Boxes:

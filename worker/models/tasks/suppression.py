@@ -9,10 +9,10 @@ import numpy.typing as npt
 
 from worker.models.tasks.geometry import Boxes, iou
 
-__all__ = ["Candidates", "suppress"]
+__all__ = ["Candidates", "suppress", "worth"]
 
 # The most probable are considered; it bounds what a request with a threshold of 0 can cost.
-_MOST_CANDIDATES = 3000
+_MOST_CANDIDATES = 2000
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,15 @@ class Candidates:
     def descending(self) -> Candidates:
         """The most probable first; of equals, the one that came first."""
         return self[np.argsort(-self.probabilities, kind="stable")]
+
+
+def worth(probabilities: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Which of so many are probable enough to be considered at all: a quick choice before boxes are computed."""
+    if len(probabilities) <= _MOST_CANDIDATES:
+        return np.ones(len(probabilities), dtype=bool)
+    least = np.partition(probabilities, -_MOST_CANDIDATES)[-_MOST_CANDIDATES]
+    chosen: npt.NDArray[np.bool_] = probabilities >= least
+    return chosen
 
 
 def suppress(candidates: Candidates, *, most_iou: float, most: int) -> Candidates:
