@@ -201,7 +201,7 @@ async def example(options: argparse.Namespace, folder: Path) -> None:
     network = build()
     train(network, to_learn.first(500), epochs=2)
     say(f"after a little training, the network reads {accuracy(network, held_out):.1%} of those held out")
-    async with stage(folder) as cluster, cluster.client() as client:
+    async with stage(MODEL) as cluster, cluster.client() as client:
         one = await publish(cluster, make(network, folder / "first"))
         await show(client, held_out, one)
         say("\ntraining on ...")
@@ -219,7 +219,6 @@ async def example(options: argparse.Namespace, folder: Path) -> None:
             await cluster.shoal("models", "rollback", MODEL)
             await callers.heard(one)
         say(f"version {one} answers again. In all: {callers}")
-        await cluster.remove(MODEL)
 
 
 async def show(client: AsyncClient, digits: Digits, version: str) -> None:

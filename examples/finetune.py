@@ -22,7 +22,7 @@ from worker.models.networks import keras_format
 from worker.models.packaged import MissingPackage
 
 VARIANT = "lite0"
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 MOST_PIXELS = 100_000_000
 HELD_OUT = 4  # one photo of so many is not learned from
 
@@ -164,14 +164,13 @@ async def example(options: argparse.Namespace, folder: Path) -> None:
     counts = np.bincount(photos.shown)
     say(f"{len(photos)} photos: {', '.join(f'{n} {label}' for n, label in zip(counts, photos.labels, strict=True))}")
     file, held_out = teach(photos, folder)
-    async with stage(folder, workers=1) as cluster, cluster.client() as client:
+    async with stage(options.name, workers=1) as cluster, cluster.client() as client:
         await cluster.shoal("models", "add", file, "--name", options.name, "--wait", "120")
         say("")
         for number in range(len(photos.labels)):
             one = held_out.files[int(np.flatnonzero(held_out.shown == number)[0])]
             answer = await client.predict(one, model=options.name, top_k=2)
             say(f"{photos.labels[number]}/{one.name}: {', '.join(map(str, answer.predictions))}")
-        await cluster.remove(options.name)
 
 
 if __name__ == "__main__":

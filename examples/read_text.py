@@ -82,13 +82,12 @@ async def example(options: argparse.Namespace, folder: Path) -> None:
     made = make(theirs, folder / "text-line")
     picture_of_line = folder / "line.png"
     picture_of_line.write_bytes(line(LINES[0]))
-    async with stage(folder, workers=1) as cluster, cluster.client() as client:
+    async with stage(MODEL, workers=1) as cluster, cluster.client() as client:
         await cluster.shoal("models", "add", made, "--name", MODEL, "--golden", picture_of_line, "--wait", "60")
         say("")
         for name, picture in zip(shown, pictures, strict=True):
             answer = (await client.predict(picture, model=MODEL)).document
             say(f"{name}: {answer['text']!r}, confidence {answer['confidence']}")
-        await cluster.remove(MODEL)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import json
 import os
 import shlex
 import sys
@@ -34,11 +35,9 @@ class Failed(RuntimeError):
 
 @dataclass(frozen=True)
 class Stage:
-    """A cluster, and where the example may write. ``environ`` is what the commands of ``shoal`` need to know of it."""
+    """A cluster, and what the commands of ``shoal`` need to know of it."""
 
-    folder: Path
     environ: Mapping[str, str]
-    borrowed: bool
 
     def client(self) -> AsyncClient:
         return AsyncClient(self.environ["SHOAL_GATEWAY"], api_key=self.environ.get("SHOAL_API_KEY"), timeout=60)
@@ -63,35 +62,38 @@ class Stage:
             raise Failed(f"shoal {words[0]} ended with exit code {process.returncode}")
         return "\n".join(lines)
 
-    async def remove(self, model: str) -> None:
-        """Take the model out of a cluster that goes on without us."""
-        if self.borrowed:
-            await self.shoal("models", "remove", model, "--force")
+
+@contextlib.asynccontextmanager
+async def stage(model: str, *, workers: int = 2) -> AsyncIterator[Stage]:
+    """A cluster that does not serve ``model`` yet, and not any more afterwards. Raises ``Missing``, ``DidNotStart``."""
+    if "SHOAL_GATEWAY" in os.environ:
+        async with _borrowed(model) as borrowed:
+            yield borrowed
+        return
+    say(f"\nstarting a gateway and {'a worker' if workers == 1 else f'{workers} workers'} without a model ...")
+    async with cluster(Plan(workers=workers, models=())) as running:
+        told = running.document()
+        say(f"ready: {told['gateway']}")
+        yield Stage({f"SHOAL_{name.upper()}": told[name] for name in ("gateway", "api_key", "discovery", "repository")})
+        say("\nstopping ...")
+    say("stopped; nothing is left running")
 
 
 @contextlib.asynccontextmanager
-async def stage(folder: Path, *, workers: int = 2) -> AsyncIterator[Stage]:
-    """A cluster without a model. Raises ``Missing``, ``DidNotStart``."""
-    if "SHOAL_GATEWAY" in os.environ:
-        if missing := [name for name in _NEEDED if not os.environ.get(name)]:
-            raise Missing(f"to publish in the cluster of SHOAL_GATEWAY, say where: {', '.join(missing)} are not set")
-        yield Stage(
-            folder, {name: os.environ[name] for name in (*_NEEDED, "SHOAL_API_KEY") if name in os.environ}, True
-        )
-        return
-    say(f"\nstarting a gateway and {'a worker' if workers == 1 else f'{workers} workers'} without a model ...")
-    discovery = f"file://{folder / 'members'}"
-    async with cluster(Plan(workers=workers, models=(), discovery=discovery)) as running:
-        say(f"ready: {running.gateways[0]}")
-        environ = {
-            "SHOAL_GATEWAY": running.gateways[0],
-            "SHOAL_API_KEY": running.api_key,
-            "SHOAL_DISCOVERY": discovery,
-            "SHOAL_REPOSITORY": str(folder / "repository"),
-        }
-        yield Stage(folder, environ, False)
-        say("\nstopping ...")
-    say("stopped; nothing is left running")
+async def _borrowed(model: str) -> AsyncIterator[Stage]:
+    """A cluster that goes on without us, with the models that it had before. Raises ``Missing``."""
+    if missing := [name for name in _NEEDED if not os.environ.get(name)]:
+        raise Missing(f"to publish in the cluster of SHOAL_GATEWAY, say where: {', '.join(missing)} are not set")
+    borrowed = Stage({name: os.environ[name] for name in (*_NEEDED, "SHOAL_API_KEY") if name in os.environ})
+    told = await borrowed.shoal("models", "list", "--json")
+    published = json.loads(told.rpartition("\n")[2])
+    if any(one["model"] == model for one in published):
+        raise Missing(f"that cluster has a model {model}: 'shoal models remove {model} --force' takes it away")
+    try:
+        yield borrowed
+    finally:
+        with contextlib.suppress(Failed):  # it was not published yet
+            await borrowed.shoal("models", "remove", model, "--force")
 
 
 def parser(description: str) -> argparse.ArgumentParser:

@@ -20,6 +20,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from examples import digits, finetune, read_text
+from tests.clusters import up
 from tests.golden.make_golden import photo
 from tests.needs import need
 from worker.images import decode
@@ -127,7 +128,7 @@ def test_a_better_version_takes_over_under_load_and_goes_back(tmp_path: Path) ->
     assert [all(int(count) >= digits.ENOUGH for count in counts) for counts in counted] == [True, True]
     assert int(counted[1][0]) >= int(counted[0][0]) + digits.ENOUGH, "version 1 answers again"
     assert "says: 2 " in done.stdout.rpartition("version 2 in the cluster")[2]
-    assert sorted(path.name for path in (tmp_path / "digits").iterdir()) == ["first", "members", "repository", "second"]
+    assert sorted(path.name for path in (tmp_path / "digits").iterdir()) == ["first", "second"]
 
 
 # --- photos ------------------------------------------------------------------------------------------------------
@@ -276,3 +277,28 @@ def test_a_borrowed_cluster_must_be_named_as_a_whole(tmp_path: Path) -> None:
     done = run("read_text.py", cwd=tmp_path, SHOAL_GATEWAY="http://127.0.0.1:1")
     assert done.returncode == 1
     assert "SHOAL_DISCOVERY, SHOAL_REPOSITORY are not set" in done.stderr
+
+
+@pytest.mark.cluster
+def test_a_borrowed_cluster_has_afterwards_what_it_had_before(tmp_path: Path) -> None:
+    installed("onnx", "onnxruntime", "rapidocr-onnxruntime")
+    with up("--workers", "1", "--model", "none") as borrowed:
+        environ = {
+            "SHOAL_GATEWAY": borrowed.gateway,
+            "SHOAL_API_KEY": borrowed.api_key,
+            "SHOAL_DISCOVERY": borrowed.document["discovery"],
+            "SHOAL_REPOSITORY": borrowed.document["repository"],
+        }
+        done = run("read_text.py", "--folder", tmp_path / "made", cwd=tmp_path, **environ)
+        assert done.returncode == 0, done.stderr
+        for text in read_text.LINES:
+            assert f"a picture of {text!r}: {text!r}" in done.stdout
+        assert done.stdout.endswith("text-line is no longer served\n")
+
+        theirs: list[str | Path] = [sys.executable, "-m", "shoal.cli", "models", "add", tmp_path / "made" / "text-line"]
+        subprocess.run([*theirs, "--name", "text-line"], env=os.environ | environ, check=True, capture_output=True)
+        done = run("read_text.py", cwd=tmp_path, **environ)
+        assert done.returncode == 1
+        assert "that cluster has a model text-line" in done.stderr
+        assert '"model": "text-line"' in done.stdout
+        assert "no longer served" not in done.stdout
