@@ -36,7 +36,7 @@ _MOST_UPLOADS = 2  # workers that may have executed one request
 _MOST_TRIES = 5  # workers asked, those that refused included
 _RETRYABLE_STATUS = (421, 429, 502, 503)
 _PASSED_TO = ("Accept", "Cache-Control")
-_PASSED_ON = ("Content-Type", "Retry-After", "Server-Timing", "Shoal-Cache", "Shoal-Code")
+_PASSED_ON = ("Content-Type", "Retry-After", "Server-Timing", "Shoal-Code", http.CACHE, *http.PROVENANCE)
 
 
 class Gateway:

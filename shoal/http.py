@@ -39,6 +39,8 @@ UPLOADS = "Shoal-Uploads"
 GATEWAY = "Shoal-Gateway"
 KEY = "Shoal-Key"
 CACHE = "Shoal-Cache"
+PROVENANCE = ("Shoal-Model", "Shoal-Version", "Shoal-Worker")
+"""What a picture's headers say, as a JSON answer's fields would."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _DECIMAL = re.compile(r"-?[0-9]+(\.[0-9]*)?")

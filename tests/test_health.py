@@ -176,7 +176,7 @@ def test_an_idle_model_is_sent_heartbeats_and_they_are_nobodys_images() -> None:
             heartbeats.append(load()["idle"])
             assert load()["queue_depth"] <= 1
             time.sleep(0.2)
-        assert 1 < max(heartbeats) < 5
+        assert 0 < max(heartbeats) < 5
         executed = cluster.log(message="executed", request_ids=["heartbeat"])
         assert len(executed) >= 2
         client.predict(photo(1))

@@ -61,7 +61,7 @@ def headers(answers: Sequence[Answered], timings: Timings) -> dict[str, str]:
 
 def picture(jpeg: bytes, wanted: Wanted, worker: str, said: dict[str, str]) -> web.Response:
     """The picture with its boxes, and what the document would say of where it comes from."""
-    about = {"Shoal-Model": wanted.card.model, "Shoal-Version": wanted.card.version, "Shoal-Worker": worker}
+    about = dict(zip(http.PROVENANCE, (wanted.card.model, wanted.card.version, worker), strict=True))
     return web.Response(body=jpeg, content_type="image/jpeg", headers={**about, **said})
 
 
