@@ -20,7 +20,8 @@ from tests.redis_servers import KINDS, RedisServer
 from worker.models.runtime import Array, Asked
 
 OPTIONS = {"threshold": Option(0, 1), "most": Option(1, 300, whole=True), "shift": Option(-2.5, 2.5)}
-BOX = [20.0, 30.0, 100.0, 90.0]
+BOX = [80.0, 120.0, 400.0, 360.0]
+LARGE = photo(1, width=640, height=480)  # a small one would be enlarged for its letters
 
 
 @dataclass(frozen=True)
@@ -139,17 +140,17 @@ async def test_a_load_report_says_whether_answers_are_kept(server: RedisServer, 
 async def test_a_picture_with_its_boxes(server: RedisServer, query: dict[str, str], headers: dict[str, str]) -> None:
     async with node(server, finder(), **CACHING) as on:
         for cache in ("miss", "hit"):
-            status, body, said = await on.post(data=photo(1), params=query, headers=headers | {"X-Request-ID": "abc"})
+            status, body, said = await on.post(data=LARGE, params=query, headers=headers | {"X-Request-ID": "abc"})
             assert (status, said["Content-Type"], said["Shoal-Cache"]) == (200, "image/jpeg", cache)
             assert [said[f"Shoal-{n}"] for n in ("Model", "Version", "Worker")] == ["finder", "1", "worker"]
             assert said["X-Request-ID"] == "abc"
             assert "render;dur=" in said["Server-Timing"]
             drawn = np.asarray(Image.open(io.BytesIO(body))).astype(int)
-            plain = np.asarray(Image.open(io.BytesIO(photo(1)))).astype(int)
+            plain = np.asarray(Image.open(io.BytesIO(LARGE))).astype(int)
             assert drawn.shape == plain.shape
             changed = np.abs(drawn - plain).max(axis=2) > 64
-            assert changed[30:90, 18:24].any(axis=1).mean() > 0.8  # the left edge of the box
-            assert changed[100:, 110:].mean() < 0.1
+            assert changed[120:360, 78:86].any(axis=1).mean() > 0.8  # the left edge of the box
+            assert changed[370:, 410:].mean() < 0.1
 
 
 @pytest.mark.parametrize(

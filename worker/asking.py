@@ -91,9 +91,11 @@ def wanted(
 
 
 def _caching(request: web.Request, card: ModelCard, limits: Limits) -> Caching:
-    said = {part.strip().lower() for part in request.headers.get("Cache-Control", "").split(",")}
     wish = http.switch(request, "cache")
-    if not limits.cache_bytes or not card.cacheable or "no-store" in said:
+    if not limits.cache_bytes or not card.cacheable:
+        return "off"
+    said = {part.strip().lower() for part in request.headers.get("Cache-Control", "").split(",")}
+    if "no-store" in said:
         return "off"
     return "fresh" if wish is False or "no-cache" in said else "shared"
 
