@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.mutants import MUTANTS
+from worker.models.networks import FORMATS
+from worker.models.tasks import TASKS
 
 ROOT = Path(__file__).parent.parent
 MOST_LINES = 400
@@ -148,6 +150,19 @@ def test_what_importing_a_module_never_loads(module: str, forbidden: tuple[str, 
     loaded = set(json.loads(ran.stdout))
     assert {"shoal", "json"} <= loaded
     assert loaded.intersection(forbidden) == set()
+
+
+MODEL_WORDS = {*FORMATS, *TASKS} - {"python", "classification"}  # classes have the origin system's path of their own
+BLIND_TO_MODELS = [
+    *sources("gateway"),
+    *(ROOT / "worker" / f"{name}.py" for name in ("front", "asking", "receiving", "answering", "submissions", "queue")),
+]
+
+
+@pytest.mark.parametrize("path", BLIND_TO_MODELS, ids=named)
+def test_another_format_or_task_touches_neither_gateway_nor_front_nor_queue(path: Path) -> None:
+    text = path.read_text(encoding="utf-8").lower()
+    assert [word for word in sorted(MODEL_WORDS) if word in text] == []
 
 
 def test_the_client_has_one_dependency() -> None:

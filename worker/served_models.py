@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_ALARMING = ("stalled", "restarting", "failed")
 _MODEL_STOP = 30.0
 _TRIES_TO_LOAD = 3
 _DEPTH_INTERVAL = 0.1
@@ -161,7 +162,9 @@ class ServedModels:
         """Time has passed."""
         changed = [model for model in self if model.tick(seconds)]
         for model in changed:
-            log.warning("model", extra={"model": model.key, "status": model.state.status, "idle": model.state.idle})
+            status, idle = model.state.status, model.state.idle
+            level = logging.WARNING if status in _ALARMING else logging.INFO
+            log.log(level, "model", extra={"model": model.key, "status": status, "idle": idle})
         if changed:
             self._status_changed()
 

@@ -35,7 +35,11 @@ local function keep(content, reply, lifetime_ms, most)
   sweep(now)
   if redis.call('HEXISTS', CACHE, content) == 1 then forget(content) end
   if size > most then return end
-  while tonumber(redis.call('GET', HELD) or '0') + size > most do forget(redis.call('ZRANGE', USED, 0, 0)[1]) end
+  while tonumber(redis.call('GET', HELD) or '0') + size > most do
+    local oldest = redis.call('ZRANGE', USED, 0, 0)[1]
+    if not oldest then return end  -- never for ever: a script that loops stops the whole node
+    forget(oldest)
+  end
   redis.call('HSET', CACHE, content, reply)
   redis.call('ZADD', USED, now, content)
   redis.call('ZADD', ENDS, now + lifetime_ms * 1000, content)
