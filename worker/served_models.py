@@ -52,7 +52,8 @@ class CannotStart(Exception):
 class ServedModels:
     """The model versions of one node. ``serve`` is its whole life.
 
-    ``changed`` is told of every change of a status, ``keep`` makes a keeper of a child.
+    ``changed`` is told of every change of a status, ``keep`` makes a keeper of a child, and ``is_asked_for`` knows
+    whether a front may have requests for a version.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class ServedModels:
         *,
         changed: Callable[[], None],
         keep: Callable[..., Keeper],
+        is_asked_for: Callable[[str], bool],
     ) -> None:
         self._settings = settings
         self._devices = devices
@@ -75,6 +77,7 @@ class ServedModels:
         self._metrics = supervisor_metrics
         self._changed = changed
         self._keep = keep
+        self._is_asked_for = is_asked_for
         self._fixed = [self._fixed_model(text) for text in settings.models]
         self._served = {model.key: model for model in self._fixed}
         self._desired: dict[str, Desired] = {}
@@ -241,15 +244,17 @@ class ServedModels:
         return limit - sum(model.memory_bytes for model in self)
 
     async def _take_leave(self, model: ServedModel) -> None:
-        """No new requests; those that were permitted come, and what waits is answered, before the processes end."""
+        """No new requests; those that were permitted come, and all are answered, before the processes end."""
         self._changed()
-        if model.card is not None:
-            await asyncio.sleep(self._settings.grace)
+        if model.card is None:
+            return
+        await asyncio.sleep(self._settings.grace)
         model.is_hidden = True
         self._changed()
         deadline = time.monotonic() + self._settings.drain_timeout
-        while any(process.is_ready for process in model.processes) and time.monotonic() < deadline:
-            if not await self._depth(model):
+        while self._is_asked_for(model.key) or await self._depth(model):
+            if time.monotonic() > deadline:
+                log.warning("model leaves requests unanswered", extra={"model": model.key})
                 return
             await asyncio.sleep(_DEPTH_INTERVAL)
 
