@@ -279,7 +279,7 @@ class ServedModels:
 
     def _keeper(self, model: ServedModel, process: ModelProcess) -> Keeper:
         async def start() -> Child:
-            process.rename()
+            process.begin()
             await _patiently(self._queue.prepare(model.key))
             orders = model_process.Orders(
                 specification=model.specification,
