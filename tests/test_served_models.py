@@ -124,6 +124,17 @@ async def test_a_version_is_served_until_another_is(serving: Serving, tmp_path: 
         assert node.models.are_settled
 
 
+async def test_a_version_that_does_not_load_leaves_its_memory_to_another(serving: Serving, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    gate.touch()
+    broken = make(tmp_path, MODEL, "1", at_load=f"open({str(gate)!r}).close()", memory_bytes=100)
+    gate.unlink()
+    async with serving(model_memory_bytes=150) as node:
+        await publish(node.url, broken)
+        await publish(node.url, make(tmp_path, MODEL, "2", memory_bytes=100))
+        await node.becomes(v1="failed", v2="ready")
+
+
 async def test_jobs_are_answered_though_the_process_of_a_leaving_version_dies(
     serving: Serving, queue: Queue, tmp_path: Path
 ) -> None:

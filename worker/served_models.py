@@ -82,7 +82,7 @@ class ServedModels:
         self._served = {model.key: model for model in self._fixed}
         self._desired: dict[str, Desired] = {}
         self._group: asyncio.TaskGroup | None = None
-        self._left = asyncio.Event()
+        self._released = asyncio.Event()
 
     def __repr__(self) -> str:
         return f"<ServedModels {list(self._served.values())}>"
@@ -186,7 +186,7 @@ class ServedModels:
                 await self._take_leave(model)
         await model.retired.wait()
         del self._served[model.key]
-        self._left.set()
+        self._release(model)
         self._metrics.model_ready.labels(model.key).set(0)
         await self._forget(model)
         log.info("model gone", extra={"model": model.key})
@@ -230,8 +230,8 @@ class ServedModels:
             return False
         while needed > (free := self._free_memory()):
             self._fail(model, f"does not fit: it needs {needed} bytes of memory, and {free:.0f} are free")
-            self._left.clear()
-            if await _unless(model.retired, self._left.wait()) is None:
+            self._released.clear()
+            if await _unless(model.retired, self._released.wait()) is None:
                 return False
         model.recover()
         model.memory_bytes = needed
@@ -242,6 +242,10 @@ class ServedModels:
         smallest = min(device.memory_bytes for device in self._devices)
         limit = self._settings.model_memory_bytes or smallest or float("inf")
         return limit - sum(model.memory_bytes for model in self)
+
+    def _release(self, model: ServedModel) -> None:
+        model.memory_bytes = 0
+        self._released.set()
 
     async def _take_leave(self, model: ServedModel) -> None:
         """No new requests; those that were permitted come, and all are answered, before the processes end."""
@@ -334,6 +338,7 @@ class ServedModels:
             return
         if self._is_fixed(model.key):
             raise CannotStart(f"the model {model.key} does not load: {process.reason}")
+        self._release(model)
         self._fail(model, f"does not load: {process.reason}")
 
     async def _reclaim(self, model: ServedModel, process: ModelProcess) -> None:
