@@ -14,6 +14,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 import discovery
+from discovery import ValuesWatch
 from shoal import publication
 from shoal.keeper import Keeper
 from shoal.metrics import SupervisorMetrics
@@ -52,6 +53,7 @@ class Node:
         self.awaits_more = False
         self.looks = 0
         self.models: ServedModels
+        self.watch: ValuesWatch
 
     def of(self, version: str) -> ServedModel | None:
         return next((model for model in self.models if model.key == f"{MODEL}@{version}"), None)
@@ -108,6 +110,7 @@ def serving(tmp_path: Path, server: RedisServer, queue: Queue) -> Serving:
             backend.watch_values(publication.PREFIX) as watch,
             background(node.models.serve(watch, "worker1")),
         ):
+            node.watch = watch
             yield node
 
     return serve
@@ -169,6 +172,33 @@ async def test_a_version_stays_while_requests_for_it_are_under_way(
         assert node.status("1") == "stopping"
         node.awaits_more = False
         await node.becomes(v1="gone")
+
+
+async def test_a_version_that_is_published_again_while_it_leaves_comes_back(
+    serving: Serving, queue: Queue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_leaving, may_leave, forget_model = asyncio.Event(), asyncio.Event(), queue.forget_model
+
+    async def forget_slowly(key: str) -> None:
+        is_leaving.set()
+        await may_leave.wait()
+        await forget_model(key)
+
+    monkeypatch.setattr(queue, "forget_model", forget_slowly)
+    async with serving() as node:
+        folder = make(tmp_path, MODEL, "1")
+        await publish(node.url, folder)
+        await node.becomes(v1="ready")
+        before = node.of("1")
+        await unpublish(node.url, MODEL)
+        await is_leaving.wait()
+        node.changed.clear()
+        await publish(node.url, folder)
+        await node.changed.wait()
+        assert node.of("1") is before  # whose queue is about to be deleted
+        may_leave.set()
+        await node.becomes(v1="ready")
+        assert node.of("1") is not before
 
 
 def blank(name: str) -> Job:

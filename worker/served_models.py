@@ -185,10 +185,10 @@ class ServedModels:
                 await model.retired.wait()
                 await self._take_leave(model)
         await model.retired.wait()
+        await self._forget(model)  # while its key is taken: the next one of that number has the same queue
         del self._served[model.key]
         self._release(model)
         self._metrics.model_ready.labels(model.key).set(0)
-        await self._forget(model)
         log.info("model gone", extra={"model": model.key})
         self._status_changed()
 
