@@ -48,6 +48,13 @@ MUTANTS = (
         "tests/test_faults.py::test_a_killed_model_process_loses_nothing[proxy]",
     ),
     Mutant(
+        "a version stays until the requests that its fronts have for it are answered",
+        "worker/fronts.py",
+        "return any(key in keys for keys in self._asked_for.values())",
+        "return False",
+        "tests/test_swap.py::test_an_upload_that_lasts_longer_than_its_version_is_answered_by_it",
+    ),
+    Mutant(
         "a body is kept to be sent to a second worker",
         "gateway/app.py",
         "if uploads >= _MOST_UPLOADS or",

@@ -34,12 +34,12 @@ width = 8
 """
 
 
-def make(repository: Path, model: str, version: str, *, at_load: str = "pass") -> Path:
+def make(repository: Path, model: str, version: str, *, at_load: str = "pass", memory_bytes: int = 0) -> Path:
     """A version's folder whose model answers with its own version and the mean of the image."""
     source = repository / f"source-{model}-{version}"
     source.mkdir(parents=True)
     (source / "model.py").write_text(SOURCE.format(version=version, at_load=at_load))
-    (source / "model.toml").write_text(MANIFEST)
+    (source / "model.toml").write_text(f"memory_bytes = {memory_bytes}\n{MANIFEST}")
     into = repository / model / version
     return preparation.prepare(source, into, model=model, version=version, wishes=preparation.Wishes({})).folder
 

@@ -83,6 +83,17 @@ def test_a_model_without_executions_stalls_and_recovers() -> None:
     assert model.note() == "ready"
 
 
+def test_the_time_to_load_begins_with_the_process() -> None:
+    model = served()
+    process = model.processes[0]
+    model.tick(11)  # while it is fetched, or waits for memory
+    process.begin()
+    model.tick(9)
+    assert not process.starting.is_hung
+    model.tick(2)
+    assert process.starting.silent == 11
+
+
 def test_what_a_retired_and_a_failed_model_say() -> None:
     model = served()
     load(model, model.processes[0])

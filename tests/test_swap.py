@@ -190,6 +190,28 @@ async def test_a_ticket_for_a_version_that_leaves_is_honoured(cluster: Cluster, 
             assert (response.status, (await response.json())["version"]) == (200, "1")
 
 
+async def test_an_upload_that_lasts_longer_than_its_version_is_answered_by_it(cluster: Cluster, tmp_path: Path) -> None:
+    await publish(url(cluster), make(tmp_path, MODEL, "1"))
+    await becomes(cluster, v1="ready")
+    body, is_hidden = photo(1), asyncio.Event()
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield body[:10]
+        await is_hidden.wait()
+        yield body[10:]
+
+    async with aiohttp.ClientSession(headers=cluster.headers) as session:
+        async with session.get(f"{cluster.gateway}/lookup?model={MODEL}") as response:
+            grant = await response.json()
+        headers = {"Authorization": f"Bearer {grant['ticket']}", "Content-Length": str(len(body))}
+        uploading = asyncio.create_task(session.post(grant["url"], data=slowly(), headers=headers))
+        await publish(url(cluster), make(tmp_path, MODEL, "2"), keep=0)
+        await becomes(cluster, v2="ready")
+        is_hidden.set()
+        async with await uploading as response:
+            assert (response.status, (await response.json())["version"]) == (200, "1")
+
+
 async def test_a_model_that_is_published_no_more_is_gone(cluster: Cluster, tmp_path: Path) -> None:
     await publish(url(cluster), make(tmp_path, "other", "1"))
     await publish(url(cluster), make(tmp_path, MODEL, "1"))

@@ -84,7 +84,8 @@ class Front:
             caches=orders.limits.cache_bytes > 0,
         )
         self._uploads: Counter[str] = Counter()  # under way, by ticket
-        self._uploading: Counter[str] = Counter()  # the same by model version
+        self._uploading: Counter[str] = Counter()  # those that will want a place in the queue, by model version
+        self._unanswered: Counter[str] = Counter()  # requests, by model version
         self._requests = 0
         self._bytes = 0
 
@@ -99,7 +100,7 @@ class Front:
         """Take every node state that the supervisor writes; without it there is no node."""
         async for line in lines:
             self._reports.tell(msgspec.json.decode(line, type=NodeState))
-            processes.tell_parent({"event": "alive"})
+            processes.tell_parent({"event": "alive", "models": [*{*self._reports.state.models, *self._unanswered}]})
         os._exit(1)
 
     def public_app(self) -> web.Application:
@@ -126,9 +127,10 @@ class Front:
         timings, use, spend = Timings(), Use(self._ticket(request)), False
         try:
             asked = wanted(request, use.ticket, shape, reports=self._reports, limits=self._limits)
-            with self._using(use.ticket), self._holding(request, asked):
-                prepared = await self._prepared(request, asked, use, timings)
-            answers = await self._answers(asked, prepared, use)
+            with _counted(self._unanswered, asked.card.key):
+                with self._using(use.ticket), self._holding(request, asked):
+                    prepared = await self._prepared(request, asked, use, timings)
+                answers = await self._answers(asked, prepared, use)
         except QueueFull as error:
             error.retry_after = self._wait_of(asked.card.key)
             raise
@@ -142,7 +144,7 @@ class Front:
 
     async def _prepared(self, request: web.Request, asked: Wanted, use: Use, timings: Timings) -> Prepared:
         """The images of a request, received, looked for, and decoded as far as they were not found."""
-        with self._coming(asked):
+        with _counted(self._uploading, asked.card.key):
             images = await self._receiver.receive(request, asked, timings)
         found: list[Answered | None] = [None] * len(images)
         offers: list[Offer] = []
@@ -153,7 +155,7 @@ class Front:
         missing = [n for n, answered in enumerate(found) if answered is None]
         jobs = []
         if missing:
-            with self._coming(asked):
+            with _counted(self._uploading, asked.card.key):
                 numbered = [(n + 1, images[n]) for n in missing]
                 decoded = await self._receiver.decode(numbered, asked, many=len(images) > 1)
             timings.mark("decode")
@@ -193,13 +195,8 @@ class Front:
             return
         if self._uploads[ticket.id] >= ticket.uses:
             raise SpentTicket
-        self._uploads[ticket.id] += 1
-        try:
+        with _counted(self._uploads, ticket.id):
             yield
-        finally:
-            self._uploads[ticket.id] -= 1
-            if not self._uploads[ticket.id]:
-                del self._uploads[ticket.id]
 
     @contextmanager
     def _holding(self, request: web.Request, asked: Wanted) -> Iterator[None]:
@@ -214,15 +211,6 @@ class Front:
         finally:
             self._requests -= 1
             self._bytes -= size
-
-    @contextmanager
-    def _coming(self, asked: Wanted) -> Iterator[None]:
-        """A request that will want a place in the queue."""
-        self._uploading[asked.card.key] += 1
-        try:
-            yield
-        finally:
-            self._uploading[asked.card.key] -= 1
 
     def _admit(self, asked: Wanted, size: int) -> None:
         """Refuse on the head of a request what there is no room for, before its body is read."""
@@ -297,6 +285,18 @@ class Front:
                 self._metrics.cache_bytes.set(await self._queue.cached_bytes())
         text = await asyncio.to_thread(metrics.exposition, CollectorRegistry())
         return web.Response(body=text, headers={"Content-Type": metrics.CONTENT_TYPE})
+
+
+@contextmanager
+def _counted(counter: Counter[str], name: str) -> Iterator[None]:
+    """One more by that ``name`` meanwhile; none are not in the counter."""
+    counter[name] += 1
+    try:
+        yield
+    finally:
+        counter[name] -= 1
+        if not counter[name]:
+            del counter[name]
 
 
 def _job(asked: Wanted, offer: Offer, decoded: Decoded, group: str, subject: str) -> Job:

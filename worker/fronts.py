@@ -67,6 +67,7 @@ class Fronts:
         self._changed = changed
         self._names = [""] * settings.fronts
         self._ready: set[int] = set()
+        self._asked_for: dict[int, list[str]] = {}
         self._vitals = [Vitals(settings.load_timeout) for _ in range(settings.fronts)]
         self.keepers = [self._keeper(number, keep) for number in range(settings.fronts)]
 
@@ -76,6 +77,10 @@ class Fronts:
     @property
     def are_ready(self) -> bool:
         return len(self._ready) == len(self.keepers)
+
+    def are_asked_for(self, key: str) -> bool:
+        """Whether one of them has requests for a model version, or has not heard yet that it is to take no more."""
+        return any(key in keys for keys in self._asked_for.values())
 
     def tell(self) -> None:
         """Send the node's state to all of them."""
@@ -131,11 +136,14 @@ class Fronts:
                 self._vitals[number] = Vitals(self._settings.hang_timeout)
                 self._ready.add(number)
                 self._changed()
-            case "alive" if number in self._ready:
-                self._vitals[number].spoke()
+            case "alive":
+                self._asked_for[number] = event["models"]
+                if number in self._ready:
+                    self._vitals[number].spoke()
 
     async def _buried(self, number: int, child: Child) -> None:
         self._ready.discard(number)
+        self._asked_for.pop(number, None)
         metrics.bury(child.pid)
         if not self.keepers[number].is_stopping:
             self._metrics.deaths.labels("front").inc()

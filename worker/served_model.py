@@ -38,9 +38,10 @@ class ModelProcess:
     def __repr__(self) -> str:
         return f"<ModelProcess {self.name} on {self.device.name}>"
 
-    def rename(self) -> str:
+    def begin(self) -> None:
+        """A new process starts."""
         self.name = f"{self._key}/{uuid.uuid4().hex[:8]}"
-        return self.name
+        self.starting.spoke()
 
     @property
     def is_ready(self) -> bool:

@@ -53,7 +53,8 @@ class CannotStart(Exception):
 class ServedModels:
     """The model versions of one node. ``serve`` is its whole life.
 
-    ``changed`` is told of every change of a status, ``keep`` makes a keeper of a child.
+    ``changed`` is told of every change of a status, ``keep`` makes a keeper of a child, and ``is_asked_for`` knows
+    whether a front may have requests for a version.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class ServedModels:
         *,
         changed: Callable[[], None],
         keep: Callable[..., Keeper],
+        is_asked_for: Callable[[str], bool],
     ) -> None:
         self._settings = settings
         self._devices = devices
@@ -76,11 +78,12 @@ class ServedModels:
         self._metrics = supervisor_metrics
         self._changed = changed
         self._keep = keep
+        self._is_asked_for = is_asked_for
         self._fixed = [self._fixed_model(text) for text in settings.models]
         self._served = {model.key: model for model in self._fixed}
         self._desired: dict[str, Desired] = {}
         self._group: asyncio.TaskGroup | None = None
-        self._left = asyncio.Event()
+        self._released = asyncio.Event()
 
     def __repr__(self) -> str:
         return f"<ServedModels {list(self._served.values())}>"
@@ -185,10 +188,10 @@ class ServedModels:
                 await model.retired.wait()
                 await self._take_leave(model)
         await model.retired.wait()
+        await self._forget(model)  # while its key is taken: the next one of that number has the same queue
         del self._served[model.key]
-        self._left.set()
+        self._release(model)
         self._metrics.model_ready.labels(model.key).set(0)
-        await self._forget(model)
         log.info("model gone", extra={"model": model.key})
         self._status_changed()
 
@@ -230,8 +233,8 @@ class ServedModels:
             return False
         while needed > (free := self._free_memory()):
             self._fail(model, f"does not fit: it needs {needed} bytes of memory, and {free:.0f} are free")
-            self._left.clear()
-            if await _unless(model.retired, self._left.wait()) is None:
+            self._released.clear()
+            if await _unless(model.retired, self._released.wait()) is None:
                 return False
         model.recover()
         model.memory_bytes = needed
@@ -243,16 +246,22 @@ class ServedModels:
         limit = self._settings.model_memory_bytes or smallest or float("inf")
         return limit - sum(model.memory_bytes for model in self)
 
+    def _release(self, model: ServedModel) -> None:
+        model.memory_bytes = 0
+        self._released.set()
+
     async def _take_leave(self, model: ServedModel) -> None:
-        """No new requests; those that were permitted come, and what waits is answered, before the processes end."""
+        """No new requests; those that were permitted come, and all are answered, before the processes end."""
         self._changed()
-        if model.card is not None:
-            await asyncio.sleep(self._settings.grace)
+        if model.card is None:
+            return
+        await asyncio.sleep(self._settings.grace)
         model.is_hidden = True
         self._changed()
         deadline = time.monotonic() + self._settings.drain_timeout
-        while any(process.is_ready for process in model.processes) and time.monotonic() < deadline:
-            if not await self._depth(model):
+        while self._is_asked_for(model.key) or await self._depth(model):
+            if time.monotonic() > deadline:
+                log.warning("model leaves requests unanswered", extra={"model": model.key})
                 return
             await asyncio.sleep(_DEPTH_INTERVAL)
 
@@ -277,7 +286,7 @@ class ServedModels:
 
     def _keeper(self, model: ServedModel, process: ModelProcess) -> Keeper:
         async def start() -> Child:
-            process.rename()
+            process.begin()
             await _patiently(self._queue.prepare(model.key))
             orders = model_process.Orders(
                 specification=model.specification,
@@ -332,6 +341,7 @@ class ServedModels:
             return
         if self._is_fixed(model.key):
             raise CannotStart(f"the model {model.key} does not load: {process.reason}")
+        self._release(model)
         self._fail(model, f"does not load: {process.reason}")
 
     async def _reclaim(self, model: ServedModel, process: ModelProcess) -> None:

@@ -102,6 +102,7 @@ class Supervisor:
                 self._metrics,
                 changed=self._models_changed,
                 keep=self._keeper,
+                is_asked_for=lambda key: self.fronts is not None and self.fronts.are_asked_for(key),
             )
             following = models.serve(watch, self.name)
             await stack.enter_async_context(service.background(following, self._tell_fronts(), self._watch(queue)))
