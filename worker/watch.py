@@ -35,7 +35,7 @@ class Watch:
 
     def check(self, role: str, keeper: Keeper, vitals: Vitals | None) -> None:
         """End the child if it is hung."""
-        if vitals is None or not vitals.is_hung or keeper.child is None:
+        if vitals is None or not vitals.is_hung or keeper.child is None or keeper.child.returncode is not None:
             return
         log.error("hung, so killed", extra={"child": keeper.name, "child_pid": keeper.child.pid})
         self._metrics.hung.labels(role).inc()
