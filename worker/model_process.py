@@ -225,8 +225,6 @@ async def _report(executor: Executor) -> None:
 
 
 async def _main() -> int:
-    stop = service.Stop()
-    stop.listen()
     lines = service.lines_of_stdin()
     orders = msgspec.json.decode(await anext(lines), type=Orders)
     logs.configure(orders.log_level, role="model", model_process=orders.process, pid=str(os.getpid()))
@@ -236,6 +234,8 @@ async def _main() -> int:
         log.exception("the model does not load")
         processes.tell_parent({"event": "failed", "reason": str(error)})
         return 1
+    stop = service.Stop()
+    stop.listen()  # not before: who still loads has nothing to finish, and ends at once
     metrics = ModelMetrics(CollectorRegistry())
     async with Queue.connect(orders.redis) as queue:
         executor = Executor(runtime, queue, orders.process, metrics, size=size)
