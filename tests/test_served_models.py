@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ def serving(tmp_path: Path, server: RedisServer, queue: Queue) -> Serving:
             tmp_path / "cache",
             SupervisorMetrics(CollectorRegistry()),
             changed=node.changed.set,
-            keep=Keeper,
+            keep=partial(Keeper, started=node.changed.set),
             is_asked_for=node.is_asked_for,
         )
         async with (
@@ -125,6 +126,23 @@ async def test_a_version_is_served_until_another_is(serving: Serving, tmp_path: 
         await unpublish(node.url, MODEL)
         await node.becomes(v2="gone")
         assert node.models.are_settled
+
+
+def waits_for(gate: Path) -> str:
+    """What makes a model wait in its loading until there is a file."""
+    return f"[__import__('time').sleep(0.05) for _ in iter(lambda: __import__('os').path.exists({str(gate)!r}), True)]"
+
+
+async def test_a_version_that_is_withdrawn_while_it_loads_loads_no_longer(serving: Serving, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    gate.touch()
+    slow = [make(tmp_path, MODEL, version, at_load=waits_for(gate)) for version in ("1", "2")]
+    gate.unlink()
+    async with serving() as node:
+        await publish(node.url, slow[0], keep=0)
+        await node.until(lambda: node.models.keepers, "a process")
+        await publish(node.url, slow[1], keep=0)
+        await node.becomes(v1="gone", v2="loading")
 
 
 async def test_a_version_that_does_not_load_leaves_its_memory_to_another(serving: Serving, tmp_path: Path) -> None:

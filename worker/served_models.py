@@ -156,7 +156,8 @@ class ServedModels:
                 continue
             wanted = self._desired.get(model.key)
             replaced = wanted is not None and wanted.digest != model.digest
-            if replaced or (wanted is None and (model.has_failed or may_go(model.key, self._desired, ready))):
+            is_useless = model.has_failed or model.card is None
+            if replaced or (wanted is None and (is_useless or may_go(model.key, self._desired, ready))):
                 log.info("model retired", extra={"model": model.key})
                 model.retired.set()
 
