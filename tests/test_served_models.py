@@ -25,6 +25,7 @@ from shoal.wire import Job, Tensor, unpack_reply
 from tests.publishing import make, publish, unpublish
 from tests.redis_servers import RedisServer
 from worker.devices import CPU
+from worker.models.digests import digest_of
 from worker.queue import Queue
 from worker.served_model import ServedModel
 from worker.served_models import ServedModels
@@ -92,9 +93,7 @@ def serving(tmp_path: Path, server: RedisServer, queue: Queue) -> Serving:
     @asynccontextmanager
     async def serve(**wanted: Any) -> AsyncIterator[Node]:
         node = Node(tmp_path)
-        settings = WorkerSettings(
-            discovery=node.url, models=(), **{"grace": 0, "drain_timeout": 10, "load_timeout": 60} | wanted
-        )
+        settings = WorkerSettings(discovery=node.url, models=(), **{"grace": 0, "drain_timeout": 10, "load_timeout": 60} | wanted)
         node.models = ServedModels(
             settings,
             [CPU],
@@ -131,6 +130,18 @@ async def test_a_version_is_served_until_another_is(serving: Serving, tmp_path: 
 def waits_for(gate: Path) -> str:
     """What makes a model wait in its loading until there is a file."""
     return f"[__import__('time').sleep(0.05) for _ in iter(lambda: __import__('os').path.exists({str(gate)!r}), True)]"
+
+
+async def test_a_version_that_could_not_be_fetched_is_tried_again(serving: Serving, tmp_path: Path) -> None:
+    folder = make(tmp_path, MODEL, "1")
+    digest = digest_of(folder)
+    away = folder.rename(tmp_path / "away")
+    async with serving() as node:
+        await publish(node.url, folder, digest=digest)
+        await node.becomes(v1="failed")
+        away.rename(folder)
+        await node.becomes(v1="ready")
+        assert node.models.states[f"{MODEL}@1"].reason == ""
 
 
 async def test_a_version_that_is_withdrawn_while_it_loads_loads_no_longer(serving: Serving, tmp_path: Path) -> None:

@@ -43,6 +43,8 @@ T = TypeVar("T")
 _MODEL_STOP = 30.0
 _TRIES_TO_LOAD = 3
 _DEPTH_INTERVAL = 0.1
+_FETCH_PAUSE = 1.0
+_FETCH_PAUSE_MOST = 300.0
 
 
 class CannotStart(Exception):
@@ -194,17 +196,21 @@ class ServedModels:
         self._status_changed()
 
     async def _fetched(self, model: ServedModel, desired: Desired) -> bool:
-        """Whether the version's folder is here, complete and as published; else the model has failed."""
-        event = await _unless(model.retired, self._fetch(desired))
-        if event is None:
-            return False
-        if event.get("event") != "fetched":
-            self._fail(model, f"cannot be fetched: {event.get('reason', 'its process died')}")
-            return False
-        model.specification = replace(model.specification, folder=event["folder"])
-        return True
+        """Wait until the version's folder is here, as published. False when it is retired first, or never will be."""
+        pause = _FETCH_PAUSE
+        while event := await _unless(model.retired, self._fetch(desired)):
+            if event["event"] == "fetched":
+                model.specification = replace(model.specification, folder=event["folder"])
+                model.recover()
+                return True
+            self._fail(model, f"cannot be fetched: {event['reason']}")
+            if event["event"] == "refused" or not await _unless(model.retired, asyncio.sleep(pause, True)):
+                return False
+            pause = min(2 * pause, _FETCH_PAUSE_MOST)
+        return False
 
     async def _fetch(self, desired: Desired) -> dict[str, Any]:
+        """What the fetching process says in the end."""
         orders = {
             "source": desired.source,
             "digest": desired.digest,
@@ -213,8 +219,11 @@ class ServedModels:
             "timeout": self._settings.load_timeout,
             "keep": [model.digest for model in self if model.digest],
         }
-        child = await Child.start("fetch", [sys.executable, "-m", "worker.repository.fetch"], orders=orders)
-        last: dict[str, Any] = {}
+        last = {"event": "failed", "reason": "its process died"}
+        try:
+            child = await Child.start("fetch", [sys.executable, "-m", "worker.repository.fetch"], orders=orders)
+        except OSError as error:
+            return last | {"reason": f"no process: {error}"}
         try:
             async for event in child.events():
                 last = event

@@ -2,7 +2,8 @@
 
 python -m worker.repository.fetch     (the supervisor starts it and writes its orders to standard input)
 
-It prints ``{"event": "fetched", "folder": …}`` or ``{"event": "failed", "reason": …}``, and dies with its parent.
+It prints ``{"event": "fetched", "folder": …}``, or with a ``reason`` ``failed``, which another time may not be so, or
+``refused``: what lies at the source is not what was published. It dies with its parent.
 """
 
 from __future__ import annotations
@@ -75,13 +76,15 @@ def main() -> int:
             orders.source, orders.digest, Cache(Path(orders.cache)), most_bytes=orders.most_bytes, keep=orders.keep
         )
     except _Late:
-        reason = f"{_named(orders.source)}: not fetched within {orders.timeout:g} seconds"
-    except (OSError, ValueError) as error:
-        reason = f"{_named(orders.source)}: {error}"
+        event, reason = "failed", f"not fetched within {orders.timeout:g} seconds"
+    except OSError as error:
+        event, reason = "failed", str(error)
+    except ValueError as error:
+        event, reason = "refused", str(error)
     else:
         processes.tell_parent({"event": "fetched", "folder": str(folder)})
         return 0
-    processes.tell_parent({"event": "failed", "reason": reason})
+    processes.tell_parent({"event": event, "reason": f"{_named(orders.source)}: {reason}"})
     return 1
 
 
