@@ -93,7 +93,9 @@ def serving(tmp_path: Path, server: RedisServer, queue: Queue) -> Serving:
     @asynccontextmanager
     async def serve(**wanted: Any) -> AsyncIterator[Node]:
         node = Node(tmp_path)
-        settings = WorkerSettings(discovery=node.url, models=(), **{"grace": 0, "drain_timeout": 10, "load_timeout": 60} | wanted)
+        settings = WorkerSettings(
+            discovery=node.url, models=(), **{"grace": 0, "drain_timeout": 10, "load_timeout": 60} | wanted
+        )
         node.models = ServedModels(
             settings,
             [CPU],
@@ -142,6 +144,21 @@ async def test_a_version_that_could_not_be_fetched_is_tried_again(serving: Servi
         away.rename(folder)
         await node.becomes(v1="ready")
         assert node.models.states[f"{MODEL}@1"].reason == ""
+
+
+async def test_a_version_that_failed_is_tried_at_once_from_another_source(serving: Serving, tmp_path: Path) -> None:
+    folder = make(tmp_path, MODEL, "1")
+    wrong = make(tmp_path, "wrong", "1")
+    digest = digest_of(folder)
+    elsewhere = tmp_path / "elsewhere" / MODEL / "1"
+    elsewhere.parent.mkdir(parents=True)
+    folder.rename(elsewhere)
+    wrong.rename(folder)
+    async with serving() as node:
+        await publish(node.url, folder, digest=digest)
+        await node.becomes(v1="failed")
+        await publish(node.url, elsewhere, digest=digest)
+        await node.becomes(v1="ready")
 
 
 async def test_a_version_that_is_withdrawn_while_it_loads_loads_no_longer(serving: Serving, tmp_path: Path) -> None:

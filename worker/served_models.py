@@ -142,26 +142,35 @@ class ServedModels:
         return any(model.key == key for model in self._fixed)
 
     def reconcile(self) -> None:
-        """Start what is desired and not served, and retire what is served and may go."""
-        assert self._group is not None
+        """Start what is desired and not served, and retire what is served and may go.
+
+        What has failed starts again when it is published as lying elsewhere.
+        """
         for key in oldest_first(self._desired.keys() - self._served.keys()):
-            desired = self._desired[key]
-            specification = Specification(desired.model, desired.version)
-            model = self._served[key] = ServedModel(
-                specification, self._devices, load_timeout=self._settings.load_timeout, digest=desired.digest
-            )
-            log.info("model wanted", extra={"model": key, "source": desired.source})
-            self._group.create_task(self._live(model, desired))
+            self._start(self._desired[key])
         ready = {model.key for model in self if model.state.status == "ready"}
         for model in self:
-            if self._is_fixed(model.key) or model.retired.is_set():
+            if model.desired is None or model.retired.is_set():
                 continue
             wanted = self._desired.get(model.key)
-            replaced = wanted is not None and wanted.digest != model.digest
-            is_useless = model.has_failed or model.card is None
-            if replaced or (wanted is None and (is_useless or may_go(model.key, self._desired, ready))):
+            if wanted is None:
+                goes = model.has_failed or model.card is None or may_go(model.key, self._desired, ready)
+            else:
+                goes = wanted.digest != model.desired.digest or (model.has_failed and wanted != model.desired)
+            if goes:
                 log.info("model retired", extra={"model": model.key})
                 model.retired.set()
+
+    def _start(self, desired: Desired) -> None:
+        assert self._group is not None
+        log.info("model wanted", extra={"model": desired.key, "source": desired.source})
+        model = self._served[desired.key] = ServedModel(
+            Specification(desired.model, desired.version),
+            self._devices,
+            load_timeout=self._settings.load_timeout,
+            desired=desired,
+        )
+        self._group.create_task(self._live(model))
 
     def tick(self, seconds: float) -> None:
         """Time has passed."""
@@ -180,8 +189,8 @@ class ServedModels:
 
     # The life of one version
 
-    async def _live(self, model: ServedModel, desired: Desired | None = None) -> None:
-        if desired is None or (await self._fetched(model, desired) and await self._has_room(model)):
+    async def _live(self, model: ServedModel) -> None:
+        if model.desired is None or (await self._fetched(model, model.desired) and await self._has_room(model)):
             for process in model.processes:
                 process.keeper = self._keeper(model, process)
             async with keeping(*(process.keeper for process in model.processes if process.keeper)):
@@ -217,7 +226,7 @@ class ServedModels:
             "cache": str(self._cache),
             "most_bytes": self._settings.model_cache_bytes,
             "timeout": self._settings.load_timeout,
-            "keep": [model.digest for model in self if model.digest],
+            "keep": [model.desired.digest for model in self if model.desired],
         }
         last = {"event": "failed", "reason": "its process died"}
         try:
@@ -346,7 +355,7 @@ class ServedModels:
         await process.keeper.stop()
         if not all(other.reason for other in model.processes):
             return
-        if self._is_fixed(model.key):
+        if model.desired is None:
             raise CannotStart(f"the model {model.key} does not load: {process.reason}")
         self._release(model)
         self._fail(model, f"does not load: {process.reason}")
