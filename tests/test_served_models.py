@@ -247,6 +247,13 @@ async def test_a_version_that_is_published_again_while_it_leaves_comes_back(
         assert node.of("1") is not before
 
 
+async def test_what_a_model_prints_is_not_taken_for_an_event(serving: Serving, tmp_path: Path) -> None:
+    talks = """print('{"event": "ready"}'); print("half a line", end="", flush=True)"""
+    async with serving() as node:
+        await publish(node.url, make(tmp_path, MODEL, "1", at_load=talks))
+        await node.becomes(v1="ready")
+
+
 def blank(name: str) -> Job:
     return Job(
         id=name,

@@ -452,6 +452,7 @@ async def test_a_child_says_why_not(tmp_path: Path, version: Path) -> None:
     assert await child.wait() == 1
     child = await start("/no/such/folder", "0" * 64, tmp_path / "cache")
     assert await events(child) == [{"event": "failed", "reason": "/no/such/folder: there is no /no/such/folder"}]
+    assert await child.wait() == 1
 
 
 @pytest.fixture

@@ -66,6 +66,7 @@ def fetch(source: str, digest: str, cache: Cache, *, most_bytes: int, keep: Coll
 
 
 def main() -> int:
+    tell = processes.only_to_parent()
     orders = msgspec.json.decode(sys.stdin.readline(), type=Orders)
     threading.Thread(target=_end_with_input, name="lifeline", daemon=True).start()
     signal.signal(signal.SIGTERM, _stop)
@@ -82,9 +83,9 @@ def main() -> int:
     except ValueError as error:
         event, reason = "refused", str(error)
     else:
-        processes.tell_parent({"event": "fetched", "folder": str(folder)})
+        tell({"event": "fetched", "folder": str(folder)})
         return 0
-    processes.tell_parent({"event": event, "reason": f"{_named(orders.source)}: {reason}"})
+    tell({"event": event, "reason": f"{_named(orders.source)}: {reason}"})
     return 1
 
 
