@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from shoal.wire import Job, Tensor, unpack_reply
 from tests.publishing import make, publish, unpublish
 from tests.redis_servers import RedisServer
 from worker.devices import CPU
+from worker.models.digests import digest_of
 from worker.queue import Queue
 from worker.served_model import ServedModel
 from worker.served_models import ServedModels
@@ -102,7 +104,7 @@ def serving(tmp_path: Path, server: RedisServer, queue: Queue) -> Serving:
             tmp_path / "cache",
             SupervisorMetrics(CollectorRegistry()),
             changed=node.changed.set,
-            keep=Keeper,
+            keep=partial(Keeper, started=node.changed.set),
             is_asked_for=node.is_asked_for,
         )
         async with (
@@ -125,6 +127,50 @@ async def test_a_version_is_served_until_another_is(serving: Serving, tmp_path: 
         await unpublish(node.url, MODEL)
         await node.becomes(v2="gone")
         assert node.models.are_settled
+
+
+def waits_for(gate: Path) -> str:
+    """What makes a model wait in its loading until there is a file."""
+    return f"[__import__('time').sleep(0.05) for _ in iter(lambda: __import__('os').path.exists({str(gate)!r}), True)]"
+
+
+async def test_a_version_that_could_not_be_fetched_is_tried_again(serving: Serving, tmp_path: Path) -> None:
+    folder = make(tmp_path, MODEL, "1")
+    digest = digest_of(folder)
+    away = folder.rename(tmp_path / "away")
+    async with serving() as node:
+        await publish(node.url, folder, digest=digest)
+        await node.becomes(v1="failed")
+        away.rename(folder)
+        await node.becomes(v1="ready")
+        assert node.models.states[f"{MODEL}@1"].reason == ""
+
+
+async def test_a_version_that_failed_is_tried_at_once_from_another_source(serving: Serving, tmp_path: Path) -> None:
+    folder = make(tmp_path, MODEL, "1")
+    wrong = make(tmp_path, "wrong", "1")
+    digest = digest_of(folder)
+    elsewhere = tmp_path / "elsewhere" / MODEL / "1"
+    elsewhere.parent.mkdir(parents=True)
+    folder.rename(elsewhere)
+    wrong.rename(folder)
+    async with serving() as node:
+        await publish(node.url, folder, digest=digest)
+        await node.becomes(v1="failed")
+        await publish(node.url, elsewhere, digest=digest)
+        await node.becomes(v1="ready")
+
+
+async def test_a_version_that_is_withdrawn_while_it_loads_loads_no_longer(serving: Serving, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    gate.touch()
+    slow = [make(tmp_path, MODEL, version, at_load=waits_for(gate)) for version in ("1", "2")]
+    gate.unlink()
+    async with serving() as node:
+        await publish(node.url, slow[0], keep=0)
+        await node.until(lambda: node.models.keepers, "a process")
+        await publish(node.url, slow[1], keep=0)
+        await node.becomes(v1="gone", v2="loading")
 
 
 async def test_a_version_that_does_not_load_leaves_its_memory_to_another(serving: Serving, tmp_path: Path) -> None:
@@ -199,6 +245,13 @@ async def test_a_version_that_is_published_again_while_it_leaves_comes_back(
         may_leave.set()
         await node.becomes(v1="ready")
         assert node.of("1") is not before
+
+
+async def test_what_a_model_prints_is_not_taken_for_an_event(serving: Serving, tmp_path: Path) -> None:
+    talks = """print('{"event": "ready"}'); print("half a line", end="", flush=True)"""
+    async with serving() as node:
+        await publish(node.url, make(tmp_path, MODEL, "1", at_load=talks))
+        await node.becomes(v1="ready")
 
 
 def blank(name: str) -> Job:

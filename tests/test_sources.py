@@ -447,8 +447,11 @@ async def test_as_a_child(tmp_path: Path, version: Path) -> None:
 async def test_a_child_says_why_not(tmp_path: Path, version: Path) -> None:
     child = await start(str(version), "0" * 64, tmp_path / "cache")
     (said,) = await events(child)
-    assert said["event"] == "failed"
+    assert said["event"] == "refused"
     assert "0" * 64 in said["reason"]
+    assert await child.wait() == 1
+    child = await start("/no/such/folder", "0" * 64, tmp_path / "cache")
+    assert await events(child) == [{"event": "failed", "reason": "/no/such/folder: there is no /no/such/folder"}]
     assert await child.wait() == 1
 
 
@@ -493,6 +496,7 @@ async def test_a_child_that_is_stopped_half_way_leaves_nothing_to_take(
 async def test_a_child_gives_up_in_time(tmp_path: Path, dripping: tuple[str, threading.Event]) -> None:
     child = await start(dripping[0], "0" * 64, tmp_path / "cache", timeout=0.5)
     (said,) = await events(child)
+    assert said["event"] == "failed"
     assert said["reason"].endswith("not fetched within 0.5 seconds")
     assert await child.wait() == 1
     assert [path.name for path in (tmp_path / "cache").iterdir()] == []

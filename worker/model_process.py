@@ -11,8 +11,9 @@ import json
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -201,7 +202,7 @@ def _batches(claimed: list[Claimed], size: int) -> list[list[Claimed]]:
     return [[c] for c in claimed if c.suspect] + [others[i : i + size] for i in range(0, len(others), size)]
 
 
-async def _report(executor: Executor) -> None:
+async def _report(executor: Executor, tell: Callable[[Mapping[str, Any]], None]) -> None:
     """Tell the supervisor that we live, what was executed, and for how many of our own reports one execution lasts.
 
     Counting reports, and not time, leaves out what this process was not allowed to run.
@@ -210,7 +211,7 @@ async def _report(executor: Executor) -> None:
     while True:
         lasting = lasting + 1 if executor.is_executing and executor.begun == before else 0
         before = executor.begun
-        processes.tell_parent(
+        tell(
             {
                 "event": "executed",
                 "images": executor.images,
@@ -225,24 +226,24 @@ async def _report(executor: Executor) -> None:
 
 
 async def _main() -> int:
-    stop = service.Stop()
-    stop.listen()
-    lines = service.lines_of_stdin()
+    tell, lines = processes.only_to_parent(), service.lines_of_stdin()
     orders = msgspec.json.decode(await anext(lines), type=Orders)
     logs.configure(orders.log_level, role="model", model_process=orders.process, pid=str(os.getpid()))
     try:
         runtime, size, seconds_per_image = await asyncio.to_thread(_load, orders.specification)
     except Exception as error:
         log.exception("the model does not load")
-        processes.tell_parent({"event": "failed", "reason": str(error)})
+        tell({"event": "failed", "reason": str(error)})
         return 1
+    stop = service.Stop()
+    stop.listen()  # not before: who still loads has nothing to finish, and ends at once
     metrics = ModelMetrics(CollectorRegistry())
     async with Queue.connect(orders.redis) as queue:
         executor = Executor(runtime, queue, orders.process, metrics, size=size)
         with contextlib.closing(executor):
             card = json.loads(msgspec.json.encode(runtime.card))
-            processes.tell_parent({"event": "ready", "card": card, "seconds_per_image": seconds_per_image})
-            async with service.background(service.hold_lifeline(lines), _report(executor)):
+            tell({"event": "ready", "card": card, "seconds_per_image": seconds_per_image})
+            async with service.background(service.hold_lifeline(lines), _report(executor, tell)):
                 await executor.serve(stop)
     return 0
 

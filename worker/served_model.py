@@ -11,6 +11,7 @@ from typing import Any
 
 from shoal.keeper import Keeper
 from shoal.wire import Job, ModelCard, ModelState, Status, Tensor, model_key
+from worker.desired import Desired
 from worker.devices import Device
 from worker.models.catalogue import Specification
 from worker.vitals import HEARTBEAT, ModelVitals, Vitals
@@ -84,10 +85,15 @@ class ServedModel:
     """One model version: its card once it is loaded, and a process for each device."""
 
     def __init__(
-        self, specification: Specification, devices: Sequence[Device], *, load_timeout: float, digest: str = ""
+        self,
+        specification: Specification,
+        devices: Sequence[Device],
+        *,
+        load_timeout: float,
+        desired: Desired | None = None,
     ) -> None:
         self.specification = specification
-        self.digest = digest  # of what is published, where it is
+        self.desired = desired  # as it was published; None for a model of the settings
         self.key = model_key(specification.model, specification.version)
         self.processes = [ModelProcess(self.key, device, load_timeout) for device in devices]
         self.card: ModelCard | None = None

@@ -44,6 +44,8 @@ _ALARMING = ("stalled", "restarting", "failed")
 _MODEL_STOP = 30.0
 _TRIES_TO_LOAD = 3
 _DEPTH_INTERVAL = 0.1
+_FETCH_PAUSE = 1.0
+_FETCH_PAUSE_MOST = 300.0
 
 
 class CannotStart(Exception):
@@ -141,25 +143,35 @@ class ServedModels:
         return any(model.key == key for model in self._fixed)
 
     def reconcile(self) -> None:
-        """Start what is desired and not served, and retire what is served and may go."""
-        assert self._group is not None
+        """Start what is desired and not served, and retire what is served and may go.
+
+        What has failed starts again when it is published as lying elsewhere.
+        """
         for key in oldest_first(self._desired.keys() - self._served.keys()):
-            desired = self._desired[key]
-            specification = Specification(desired.model, desired.version)
-            model = self._served[key] = ServedModel(
-                specification, self._devices, load_timeout=self._settings.load_timeout, digest=desired.digest
-            )
-            log.info("model wanted", extra={"model": key, "source": desired.source})
-            self._group.create_task(self._live(model, desired))
+            self._start(self._desired[key])
         ready = {model.key for model in self if model.state.status == "ready"}
         for model in self:
-            if self._is_fixed(model.key) or model.retired.is_set():
+            if model.desired is None or model.retired.is_set():
                 continue
             wanted = self._desired.get(model.key)
-            replaced = wanted is not None and wanted.digest != model.digest
-            if replaced or (wanted is None and (model.has_failed or may_go(model.key, self._desired, ready))):
+            if wanted is None:
+                goes = model.has_failed or model.card is None or may_go(model.key, self._desired, ready)
+            else:
+                goes = wanted.digest != model.desired.digest or (model.has_failed and wanted != model.desired)
+            if goes:
                 log.info("model retired", extra={"model": model.key})
                 model.retired.set()
+
+    def _start(self, desired: Desired) -> None:
+        assert self._group is not None
+        log.info("model wanted", extra={"model": desired.key, "source": desired.source})
+        model = self._served[desired.key] = ServedModel(
+            Specification(desired.model, desired.version),
+            self._devices,
+            load_timeout=self._settings.load_timeout,
+            desired=desired,
+        )
+        self._group.create_task(self._live(model))
 
     def tick(self, seconds: float) -> None:
         """Time has passed."""
@@ -180,8 +192,8 @@ class ServedModels:
 
     # The life of one version
 
-    async def _live(self, model: ServedModel, desired: Desired | None = None) -> None:
-        if desired is None or (await self._fetched(model, desired) and await self._has_room(model)):
+    async def _live(self, model: ServedModel) -> None:
+        if model.desired is None or (await self._fetched(model, model.desired) and await self._has_room(model)):
             for process in model.processes:
                 process.keeper = self._keeper(model, process)
             async with keeping(*(process.keeper for process in model.processes if process.keeper)):
@@ -196,27 +208,34 @@ class ServedModels:
         self._status_changed()
 
     async def _fetched(self, model: ServedModel, desired: Desired) -> bool:
-        """Whether the version's folder is here, complete and as published; else the model has failed."""
-        event = await _unless(model.retired, self._fetch(desired))
-        if event is None:
-            return False
-        if event.get("event") != "fetched":
-            self._fail(model, f"cannot be fetched: {event.get('reason', 'its process died')}")
-            return False
-        model.specification = replace(model.specification, folder=event["folder"])
-        return True
+        """Wait until the version's folder is here, as published. False when it is retired first, or never will be."""
+        pause = _FETCH_PAUSE
+        while event := await _unless(model.retired, self._fetch(desired)):
+            if event["event"] == "fetched":
+                model.specification = replace(model.specification, folder=event["folder"])
+                model.recover()
+                return True
+            self._fail(model, f"cannot be fetched: {event['reason']}")
+            if event["event"] == "refused" or not await _unless(model.retired, asyncio.sleep(pause, True)):
+                return False
+            pause = min(2 * pause, _FETCH_PAUSE_MOST)
+        return False
 
     async def _fetch(self, desired: Desired) -> dict[str, Any]:
+        """What the fetching process says in the end."""
         orders = {
             "source": desired.source,
             "digest": desired.digest,
             "cache": str(self._cache),
             "most_bytes": self._settings.model_cache_bytes,
             "timeout": self._settings.load_timeout,
-            "keep": [model.digest for model in self if model.digest],
+            "keep": [model.desired.digest for model in self if model.desired],
         }
-        child = await Child.start("fetch", [sys.executable, "-m", "worker.repository.fetch"], orders=orders)
-        last: dict[str, Any] = {}
+        last = {"event": "failed", "reason": "its process died"}
+        try:
+            child = await Child.start("fetch", [sys.executable, "-m", "worker.repository.fetch"], orders=orders)
+        except OSError as error:
+            return last | {"reason": f"no process: {error}"}
         try:
             async for event in child.events():
                 last = event
@@ -339,7 +358,7 @@ class ServedModels:
         await process.keeper.stop()
         if not all(other.reason for other in model.processes):
             return
-        if self._is_fixed(model.key):
+        if model.desired is None:
             raise CannotStart(f"the model {model.key} does not load: {process.reason}")
         self._release(model)
         self._fail(model, f"does not load: {process.reason}")

@@ -2,7 +2,8 @@
 
 python -m worker.repository.fetch     (the supervisor starts it and writes its orders to standard input)
 
-It prints ``{"event": "fetched", "folder": …}`` or ``{"event": "failed", "reason": …}``, and dies with its parent.
+It prints ``{"event": "fetched", "folder": …}``, or with a ``reason`` ``failed``, which another time may not be so, or
+``refused``: what lies at the source is not what was published. It dies with its parent.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ def fetch(source: str, digest: str, cache: Cache, *, most_bytes: int, keep: Coll
 
 
 def main() -> int:
+    tell = processes.only_to_parent()
     orders = msgspec.json.decode(sys.stdin.readline(), type=Orders)
     threading.Thread(target=_end_with_input, name="lifeline", daemon=True).start()
     signal.signal(signal.SIGTERM, _stop)
@@ -75,13 +77,15 @@ def main() -> int:
             orders.source, orders.digest, Cache(Path(orders.cache)), most_bytes=orders.most_bytes, keep=orders.keep
         )
     except _Late:
-        reason = f"{_named(orders.source)}: not fetched within {orders.timeout:g} seconds"
-    except (OSError, ValueError) as error:
-        reason = f"{_named(orders.source)}: {error}"
+        event, reason = "failed", f"not fetched within {orders.timeout:g} seconds"
+    except OSError as error:
+        event, reason = "failed", str(error)
+    except ValueError as error:
+        event, reason = "refused", str(error)
     else:
-        processes.tell_parent({"event": "fetched", "folder": str(folder)})
+        tell({"event": "fetched", "folder": str(folder)})
         return 0
-    processes.tell_parent({"event": "failed", "reason": reason})
+    tell({"event": event, "reason": f"{_named(orders.source)}: {reason}"})
     return 1
 
 

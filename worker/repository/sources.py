@@ -71,7 +71,7 @@ def _archive(source: str, scratch: Path, folder: Path, budget: Budget) -> Path |
             _copy_folder(path, folder, budget)
             return None
         if not path.is_file():
-            raise BadSource(f"there is no {path}")
+            raise Unreachable(f"there is no {path}")
         _see_that_it_is_an_archive(str(path))
         return path
     if urlsplit(source).scheme in ("http", "https"):
