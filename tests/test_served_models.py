@@ -19,6 +19,7 @@ from discovery import ValuesWatch
 from shoal import publication
 from shoal.keeper import Keeper
 from shoal.metrics import SupervisorMetrics
+from shoal.publication import Publication, Published
 from shoal.service import background
 from shoal.settings import WorkerSettings
 from shoal.wire import Job, Tensor, unpack_reply
@@ -27,6 +28,7 @@ from tests.redis_servers import RedisServer
 from worker.devices import CPU
 from worker.models.digests import digest_of
 from worker.queue import Queue
+from worker.repository import publishing
 from worker.served_model import ServedModel
 from worker.served_models import ServedModels
 
@@ -127,6 +129,37 @@ async def test_a_version_is_served_until_another_is(serving: Serving, tmp_path: 
         await unpublish(node.url, MODEL)
         await node.becomes(v2="gone")
         assert node.models.are_settled
+
+
+@asynccontextmanager
+async def silent_source() -> AsyncIterator[tuple[str, asyncio.Queue[str]]]:
+    """A URL that never answers, and what becomes of those who ask it."""
+    said: asyncio.Queue[str] = asyncio.Queue()
+
+    async def asked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        said.put_nowait("asked")
+        await reader.read()
+        said.put_nowait("gone")
+        writer.close()
+
+    async with await asyncio.start_server(asked, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/{MODEL}.zip", said
+
+
+async def test_a_fetch_ends_when_its_version_is_withdrawn_and_with_its_node(serving: Serving) -> None:
+    async with silent_source() as (source, said):
+        hanging = Publication(MODEL, {"1": Published(source, "0" * 64)})
+        async with serving() as node, discovery.connect(node.url) as backend:
+            await publishing.change(backend, MODEL, lambda before: hanging)
+            assert await said.get() == "asked"
+            assert not node.models.are_settled
+            await unpublish(node.url, MODEL)
+            assert await said.get() == "gone"
+            await node.becomes(v1="gone")
+            await publishing.change(backend, MODEL, lambda before: hanging)
+            assert await said.get() == "asked"
+        assert await said.get() == "gone"
 
 
 def waits_for(gate: Path) -> str:
