@@ -29,6 +29,7 @@ from worker.devices import CPU
 from worker.models.digests import digest_of
 from worker.queue import Queue
 from worker.repository import publishing
+from worker.repository.cache import Cache
 from worker.served_model import ServedModel
 from worker.served_models import ServedModels
 
@@ -165,6 +166,22 @@ async def test_a_fetch_ends_when_its_version_is_withdrawn_and_with_its_node(serv
 def waits_for(gate: Path) -> str:
     """What makes a model wait in its loading until there is a file."""
     return f"[__import__('time').sleep(0.05) for _ in iter(lambda: __import__('os').path.exists({str(gate)!r}), True)]"
+
+
+async def test_another_worker_with_the_same_cache_removes_nothing_that_is_served(
+    serving: Serving, tmp_path: Path
+) -> None:
+    async with serving() as node:
+        await publish(node.url, make(tmp_path, MODEL, "1"))
+        await node.becomes(v1="ready")
+        (folder,) = (tmp_path / "cache").iterdir()
+        cache = Cache(tmp_path / "cache")
+        cache.shrink(0, keep=())
+        assert folder.is_dir()
+        await unpublish(node.url, MODEL)
+        await node.becomes(v1="gone")
+        cache.shrink(0, keep=())
+        assert not folder.is_dir()
 
 
 async def test_a_version_that_could_not_be_fetched_is_tried_again(serving: Serving, tmp_path: Path) -> None:
