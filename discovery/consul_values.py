@@ -39,16 +39,17 @@ class ConsulValues:
         return f"{self._folder}~store"
 
     async def value(self, key: str) -> Value | None:
-        key = self._folder + check_key(key)
         with self._door():
-            _, entry = await self._kv.get(key)
-        text = self._texts([entry] if entry else []).get(key.removeprefix(self._folder))
-        return None if text is None else Value(text, int(entry["ModifyIndex"]))
+            text, index = await self._found(check_key(key))
+        return None if text is None else Value(text, index)
 
     async def put(self, key: str, text: str, *, index: int) -> bool:
         key, data = check_key(key), check_text(text)
         with self._door():
             await self._kv.put(self._marker, uuid.uuid4().hex, cas=0)
+            if not index:
+                there, strange = await self._found(key)
+                index = strange if there is None else 0  # what is no text is as good as nothing
             return bool(await self._kv.put(self._folder + key, data, cas=index))
 
     async def delete(self, key: str, *, index: int) -> bool:
@@ -73,6 +74,11 @@ class ConsulValues:
         reachability = Reachability(f"following the values of {prefix!r}", log)
         async with background(repeat(follow, every=PAUSE, reachability=reachability), f"values {prefix}"):
             yield latest
+
+    async def _found(self, key: str) -> tuple[str | None, int]:
+        """The text under a key, and the index of the entry; an entry that is no text has an index all the same."""
+        _, entry = await self._kv.get(self._folder + key)
+        return (self._texts([entry]).get(key), int(entry["ModifyIndex"])) if entry else (None, 0)
 
     def _texts(self, entries: Iterable[Mapping[str, Any]]) -> dict[str, str]:
         texts, strange = {}, set()

@@ -160,7 +160,7 @@ class ConsulServer:
     def call(self, method: str, path: str, body: object = None, *, token: str | None = None) -> Any:
         """One request to its HTTP interface, with the management token by default."""
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", method=method)
-        request.data = None if body is None else json.dumps(body).encode()
+        request.data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         if token or self._management:
             request.add_header("X-Consul-Token", str(token or self._management))
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))

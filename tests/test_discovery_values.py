@@ -285,6 +285,15 @@ async def test_foreign_keys_among_the_values(consul_server: ConsulServer, caplog
     assert ignored == ["ignored 'models/'", "ignored 'models/with space'"]
 
 
+async def test_a_value_in_consul_that_is_no_text_is_replaced(consul_server: ConsulServer) -> None:
+    async with connect(f"{consul_server.url}?service_prefix=shoal-garbled") as discovery:
+        await asyncio.to_thread(consul_server.call, "PUT", "/v1/kv/shoal-garbled/models/digits", b"\xff\xfe")
+        assert await discovery.value("models/digits") is None
+        await set_to(discovery, "models/digits", "1")
+        assert await text_of(discovery, "models/digits") == "1"
+        assert not await discovery.put("models/digits", "2", index=0)
+
+
 async def test_static_discovery_keeps_no_values() -> None:
     async with connect("static://h:1") as discovery, discovery.watch_values("models/") as watch:
         assert (watch.values, watch.index) == ({}, 1)

@@ -19,6 +19,7 @@ from discovery import ValuesWatch
 from shoal import publication
 from shoal.keeper import Keeper
 from shoal.metrics import SupervisorMetrics
+from shoal.publication import Publication, Published
 from shoal.service import background
 from shoal.settings import WorkerSettings
 from shoal.wire import Job, Tensor, unpack_reply
@@ -27,6 +28,8 @@ from tests.redis_servers import RedisServer
 from worker.devices import CPU
 from worker.models.digests import digest_of
 from worker.queue import Queue
+from worker.repository import publishing
+from worker.repository.cache import Cache
 from worker.served_model import ServedModel
 from worker.served_models import ServedModels
 
@@ -129,9 +132,56 @@ async def test_a_version_is_served_until_another_is(serving: Serving, tmp_path: 
         assert node.models.are_settled
 
 
+@asynccontextmanager
+async def silent_source() -> AsyncIterator[tuple[str, asyncio.Queue[str]]]:
+    """A URL that never answers, and what becomes of those who ask it."""
+    said: asyncio.Queue[str] = asyncio.Queue()
+
+    async def asked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        said.put_nowait("asked")
+        await reader.read()
+        said.put_nowait("gone")
+        writer.close()
+
+    async with await asyncio.start_server(asked, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/{MODEL}.zip", said
+
+
+async def test_a_fetch_ends_when_its_version_is_withdrawn_and_with_its_node(serving: Serving) -> None:
+    async with silent_source() as (source, said):
+        hanging = Publication(MODEL, {"1": Published(source, "0" * 64)})
+        async with serving() as node, discovery.connect(node.url) as backend:
+            await publishing.change(backend, MODEL, lambda before: hanging)
+            assert await said.get() == "asked"
+            assert not node.models.are_settled
+            await unpublish(node.url, MODEL)
+            assert await said.get() == "gone"
+            await node.becomes(v1="gone")
+            await publishing.change(backend, MODEL, lambda before: hanging)
+            assert await said.get() == "asked"
+        assert await said.get() == "gone"
+
+
 def waits_for(gate: Path) -> str:
     """What makes a model wait in its loading until there is a file."""
     return f"[__import__('time').sleep(0.05) for _ in iter(lambda: __import__('os').path.exists({str(gate)!r}), True)]"
+
+
+async def test_another_worker_with_the_same_cache_removes_nothing_that_is_served(
+    serving: Serving, tmp_path: Path
+) -> None:
+    async with serving() as node:
+        await publish(node.url, make(tmp_path, MODEL, "1"))
+        await node.becomes(v1="ready")
+        (folder,) = (tmp_path / "cache").iterdir()
+        cache = Cache(tmp_path / "cache")
+        cache.shrink(0, keep=())
+        assert folder.is_dir()
+        await unpublish(node.url, MODEL)
+        await node.becomes(v1="gone")
+        cache.shrink(0, keep=())
+        assert not folder.is_dir()
 
 
 async def test_a_version_that_could_not_be_fetched_is_tried_again(serving: Serving, tmp_path: Path) -> None:

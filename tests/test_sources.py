@@ -36,7 +36,7 @@ from shoal.processes import Child
 from worker.models.digests import digest_of
 from worker.repository import archives, sources
 from worker.repository.archives import BadSource, Budget
-from worker.repository.cache import Cache
+from worker.repository.cache import Cache, using
 from worker.repository.fetch import WrongDigest, fetch
 from worker.repository.sources import Unreachable
 from worker.repository.web import shown
@@ -382,6 +382,16 @@ def test_another_digest_is_not_fetched(tmp_path: Path, version: Path, digest: st
     with pytest.raises(WrongDigest if len(digest) == 64 and digest != "A" * 64 else ValueError):
         fetch(str(version), digest, Cache(tmp_path / "cache"), most_bytes=MOST)
     assert not any((tmp_path / "cache").glob("*"))
+
+
+def test_what_is_used_makes_no_room(tmp_path: Path, version: Path) -> None:
+    cache, digest = Cache(tmp_path / "cache"), digest_of(version)
+    folder = fetch(str(version), digest, cache, most_bytes=MOST)
+    with using(folder), using(folder):
+        cache.shrink(0, keep=())
+        assert cache.find(digest) == folder
+    cache.shrink(0, keep=())
+    assert cache.find(digest) is None
 
 
 def test_what_was_not_used_for_longest_makes_room(tmp_path: Path) -> None:

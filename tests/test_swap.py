@@ -85,11 +85,17 @@ class Traffic:
             await asyncio.sleep(0.01)
 
     async def seen(self) -> set[str]:
-        """The versions that answer from now on."""
-        await asyncio.sleep(0.2)
-        self.versions.clear()
-        await asyncio.sleep(0.5)
+        """The versions that answer from now on, to requests that are under way and to some after them."""
+        await self._answers(20)
+        await self._answers(60)
         return set(self.versions)
+
+    async def _answers(self, count: int) -> None:
+        self.versions.clear()
+        await eventually_async(lambda: self._has(count), within=20, what=f"{count} answers")
+
+    async def _has(self, count: int) -> bool:
+        return self.versions.total() >= count
 
 
 @asynccontextmanager

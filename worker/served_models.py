@@ -12,6 +12,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,12 +29,13 @@ from shoal.metrics import SupervisorMetrics
 from shoal.processes import Child
 from shoal.settings import WorkerSettings
 from shoal.wire import ModelCard, ModelState, Reply
-from worker import model_process
+from worker import model_process, version_fetch
 from worker.desired import Desired, desired, may_go, oldest_first
 from worker.devices import Device
 from worker.models import manifest
 from worker.models.catalogue import Specification
 from worker.queue import Queue, QueueUnavailable
+from worker.repository.cache import using
 from worker.served_model import ModelProcess, ServedModel
 
 log = logging.getLogger(__name__)
@@ -193,12 +195,13 @@ class ServedModels:
     # The life of one version
 
     async def _live(self, model: ServedModel) -> None:
-        if model.desired is None or (await self._fetched(model, model.desired) and await self._has_room(model)):
-            for process in model.processes:
-                process.keeper = self._keeper(model, process)
-            async with keeping(*(process.keeper for process in model.processes if process.keeper)):
-                await model.retired.wait()
-                await self._take_leave(model)
+        with ExitStack() as held:
+            if model.desired is None or await self._is_here(model, model.desired, held):
+                for process in model.processes:
+                    process.keeper = self._keeper(model, process)
+                async with keeping(*(process.keeper for process in model.processes if process.keeper)):
+                    await model.retired.wait()
+                    await self._take_leave(model)
         await model.retired.wait()
         await self._forget(model)  # while its key is taken: the next one of that number has the same queue
         del self._served[model.key]
@@ -207,10 +210,18 @@ class ServedModels:
         log.info("model gone", extra={"model": model.key})
         self._status_changed()
 
+    async def _is_here(self, model: ServedModel, desired: Desired, held: ExitStack) -> bool:
+        """Wait until the version can be loaded; its folder is ``held`` then. False when it is retired or fails."""
+        if not await self._fetched(model, desired):
+            return False
+        with suppress(FileNotFoundError):
+            held.enter_context(using(Path(model.specification.folder)))
+        return await self._has_room(model)
+
     async def _fetched(self, model: ServedModel, desired: Desired) -> bool:
         """Wait until the version's folder is here, as published. False when it is retired first, or never will be."""
         pause = _FETCH_PAUSE
-        while event := await _unless(model.retired, self._fetch(desired)):
+        while event := await _unless(model.retired, version_fetch.fetch(self._orders(desired))):
             if event["event"] == "fetched":
                 model.specification = replace(model.specification, folder=event["folder"])
                 model.recover()
@@ -221,9 +232,8 @@ class ServedModels:
             pause = min(2 * pause, _FETCH_PAUSE_MOST)
         return False
 
-    async def _fetch(self, desired: Desired) -> dict[str, Any]:
-        """What the fetching process says in the end."""
-        orders = {
+    def _orders(self, desired: Desired) -> dict[str, Any]:
+        return {
             "source": desired.source,
             "digest": desired.digest,
             "cache": str(self._cache),
@@ -231,17 +241,6 @@ class ServedModels:
             "timeout": self._settings.load_timeout,
             "keep": [model.desired.digest for model in self if model.desired],
         }
-        last = {"event": "failed", "reason": "its process died"}
-        try:
-            child = await Child.start("fetch", [sys.executable, "-m", "worker.repository.fetch"], orders=orders)
-        except OSError as error:
-            return last | {"reason": f"no process: {error}"}
-        try:
-            async for event in child.events():
-                last = event
-        finally:
-            await child.stop(1.0)
-        return last
 
     async def _has_room(self, model: ServedModel) -> bool:
         """Wait until the memory that its manifest asks for is free here. False when it is retired first."""

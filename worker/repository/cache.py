@@ -1,21 +1,23 @@
 """The versions that a node has fetched, one folder for each digest: complete, or not there.
 
 What is being fetched lies in a folder ``.fetch-…`` whose maker holds an flock on it, so that what a killed one left is
-known. A folder of the cache is named by its digest only when it is whole and on the disk. Local file systems only.
+known. A folder of the cache is named by its digest only when it is whole and on the disk. Who uses one holds a shared
+flock on it, so that another worker with the same cache does not remove it. Local file systems only.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import stat
-from collections.abc import Collection
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from shoal.files import flush, flush_tree, scratch
 
-__all__ = ["Cache"]
+__all__ = ["Cache", "using"]
 
 _PREFIX = ".fetch-"
 _DIGEST = re.compile("[0-9a-f]{64}")
@@ -66,14 +68,35 @@ class Cache:
         for folder, size in sizes.items():
             if total <= most_bytes:
                 return
-            if folder.name not in keep:
-                self._remove(folder)
+            if folder.name not in keep and self._remove(folder):
                 total -= size
 
-    def _remove(self, folder: Path) -> None:
-        """Under another name first, so that its own never stands for half a folder."""
-        with self.scratch() as scratch, suppress(FileNotFoundError):
-            folder.rename(scratch / folder.name)
+    def _remove(self, folder: Path) -> bool:
+        """Under another name first, so that its own never stands for half a folder. False when it is used."""
+        with suppress(FileNotFoundError), self.scratch() as scratch:
+            try:
+                with _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                    folder.rename(scratch / folder.name)
+            except BlockingIOError:
+                return False
+        return True
+
+
+@contextmanager
+def using(folder: Path) -> Iterator[None]:
+    """Nobody removes this folder from the cache meanwhile to make room."""
+    with _locked(folder, fcntl.LOCK_SH):
+        yield
+
+
+@contextmanager
+def _locked(folder: Path, how: int) -> Iterator[None]:
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, how)
+        yield
+    finally:
+        os.close(lock)
 
 
 def _last_use(folder: Path) -> float:
