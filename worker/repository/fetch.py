@@ -2,12 +2,13 @@
 
 python -m worker.repository.fetch     (the supervisor starts it and writes its orders to standard input)
 
-It prints ``{"event": "fetched", "folder": …}`` or ``{"event": "failed", "reason": …}``, and dies with its parent.
+It prints ``{"event": "fetched", "folder": …}``, once the manifest is seen to be valid, or ``{"event": "failed", "reason": …}``, and dies with its parent.
 """
 
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 import threading
@@ -18,11 +19,14 @@ from types import FrameType
 import msgspec
 
 from shoal import processes
+from worker.models import manifest
 from worker.models.digests import digest_of
 from worker.repository import sources
 from worker.repository.cache import Cache
 
 __all__ = ["Orders", "WrongDigest", "fetch"]
+
+_MANIFEST_MEMORY = 1 << 30
 
 
 class WrongDigest(ValueError):
@@ -74,8 +78,12 @@ def main() -> int:
         folder = fetch(
             orders.source, orders.digest, Cache(Path(orders.cache)), most_bytes=orders.most_bytes, keep=orders.keep
         )
+        _limit_memory()
+        manifest.read(folder)
     except _Late:
         reason = f"{_named(orders.source)}: not fetched within {orders.timeout:g} seconds"
+    except MemoryError:
+        reason = f"{_named(orders.source)}: reading its {manifest.FILE} takes too much memory"
     except (OSError, ValueError) as error:
         reason = f"{_named(orders.source)}: {error}"
     else:
@@ -83,6 +91,11 @@ def main() -> int:
         return 0
     processes.tell_parent({"event": "failed", "reason": reason})
     return 1
+
+
+def _limit_memory() -> None:
+    """A foreign manifest of a megabyte can need terabytes to parse: better here than in the supervisor."""
+    resource.setrlimit(resource.RLIMIT_DATA, (_MANIFEST_MEMORY, _MANIFEST_MEMORY))
 
 
 def _named(source: str) -> str:
