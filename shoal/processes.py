@@ -15,11 +15,14 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
-from typing import IO, Any
+from typing import IO, Any, TextIO
 
 log = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_LONGEST_EVENT = 1 << 24
+
+_events: TextIO = sys.stdout
 
 
 def die_with_parent() -> None:
@@ -62,7 +65,7 @@ class Child:
             env={**os.environ, **(environ or {})},
             pass_fds=pass_fds,
             start_new_session=True,  # Ctrl-C is for us alone: our SIGTERM would be their second signal
-            limit=1 << 24,
+            limit=_LONGEST_EVENT,
         )
         child = cls(name, process)
         if orders is not None:
@@ -85,8 +88,7 @@ class Child:
 
     async def events(self) -> AsyncIterator[dict[str, Any]]:
         """The JSON objects that the child prints, until it ends; other output is logged."""
-        assert self._process.stdout is not None
-        async for line in self._process.stdout:
+        async for line in self._lines():
             try:
                 event = json.loads(line)
             except ValueError:
@@ -95,6 +97,38 @@ class Child:
                 yield event
             else:
                 log.info("output", extra={"child": self.name, "line": line[:200].decode(errors="replace")})
+
+    async def _lines(self) -> AsyncIterator[bytes]:
+        sweeping = asyncio.create_task(self._sweep())
+        try:
+            while line := await self._line():
+                yield line
+        finally:
+            sweeping.cancel()
+
+    async def _line(self) -> bytes:
+        assert self._process.stdout is not None
+        while True:
+            try:
+                return await self._process.stdout.readline()
+            except ValueError:
+                log.warning("output without an end of the line, dropped", extra={"child": self.name})
+
+    async def _sweep(self) -> None:
+        """End what the child leaves behind in its session: it would hold the output open, and memory."""
+        try:
+            process = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(process, ended.set)
+        try:
+            await ended.wait()
+        finally:
+            loop.remove_reader(process)
+            os.close(process)
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
 
     async def wait(self) -> int:
         return await self._process.wait()
@@ -120,8 +154,15 @@ class Child:
 
 def tell_parent(event: Mapping[str, Any]) -> None:
     """Print one event for the parent."""
-    sys.stdout.write(json.dumps(event, separators=(",", ":")) + "\n")
-    sys.stdout.flush()
+    _events.write(json.dumps(event, separators=(",", ":")) + "\n")
+    _events.flush()
+
+
+def keep_events_apart() -> None:
+    """Give standard output to ``tell_parent`` alone; what others print in this process goes to standard error."""
+    global _events
+    _events = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
 
 
 def bound(command: Sequence[str]) -> list[str]:

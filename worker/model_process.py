@@ -276,4 +276,5 @@ def largest_batch(runtime: Runtime) -> tuple[int, float]:
 
 if __name__ == "__main__":
     processes.die_with_parent()
+    processes.keep_events_apart()
     raise SystemExit(service.run(_main()))
