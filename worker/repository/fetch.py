@@ -2,7 +2,8 @@
 
 python -m worker.repository.fetch     (the supervisor starts it and writes its orders to standard input)
 
-It prints ``{"event": "fetched", "folder": …}``, once the manifest is seen to be valid, or ``{"event": "failed", "reason": …}``, and dies with its parent.
+It prints ``{"event": "fetched", "folder": …}``, once the manifest is seen to be valid, or
+``{"event": "failed", "reason": …}``, and dies with its parent.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from worker.repository.cache import Cache
 
 __all__ = ["Orders", "WrongDigest", "fetch"]
 
+_LONGEST_REASON = 2000
 _MANIFEST_MEMORY = 1 << 30
 
 
@@ -89,7 +91,7 @@ def main() -> int:
     else:
         processes.tell_parent({"event": "fetched", "folder": str(folder)})
         return 0
-    processes.tell_parent({"event": "failed", "reason": reason})
+    processes.tell_parent({"event": "failed", "reason": reason[:_LONGEST_REASON]})
     return 1
 
 
