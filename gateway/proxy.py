@@ -8,9 +8,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from aiohttp import (
-    ClientConnectionError,
     ClientConnectorError,
-    ClientPayloadError,
+    ClientError,
     ClientSession,
     ClientTimeout,
     DummyCookieJar,
@@ -27,7 +26,7 @@ class NotSent(Exception):
 
 
 class Broken(Exception):
-    """The connection broke after the request was begun: the worker may have executed it."""
+    """The connection broke after the request was begun, or what came is no answer: the worker may have executed it."""
 
 
 @dataclass(frozen=True)
@@ -71,5 +70,5 @@ class Proxy:
             if time.monotonic() < deadline - 0.01:  # the connection's own timeout
                 raise NotSent("no connection in time") from error
             raise
-        except (ClientConnectionError, ClientPayloadError) as error:
+        except ClientError as error:
             raise Broken(str(error) or type(error).__name__) from error

@@ -21,6 +21,7 @@ from typing import IO, Any
 log = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_LONGEST_EVENT = 1 << 24
 
 
 def die_with_parent() -> None:
@@ -63,7 +64,7 @@ class Child:
             env={**os.environ, **(environ or {})},
             pass_fds=pass_fds,
             start_new_session=True,  # Ctrl-C is for us alone: our SIGTERM would be their second signal
-            limit=1 << 24,
+            limit=_LONGEST_EVENT,
         )
         child = cls(name, process)
         if orders is not None:
@@ -86,8 +87,7 @@ class Child:
 
     async def events(self) -> AsyncIterator[dict[str, Any]]:
         """The JSON objects that the child prints, until it ends; other output is logged."""
-        assert self._process.stdout is not None
-        async for line in self._process.stdout:
+        async for line in self._lines():
             try:
                 event = json.loads(line)
             except ValueError:
@@ -96,6 +96,38 @@ class Child:
                 yield event
             else:
                 log.info("output", extra={"child": self.name, "line": line[:200].decode(errors="replace")})
+
+    async def _lines(self) -> AsyncIterator[bytes]:
+        sweeping = asyncio.create_task(self._sweep())
+        try:
+            while line := await self._line():
+                yield line
+        finally:
+            sweeping.cancel()
+
+    async def _line(self) -> bytes:
+        assert self._process.stdout is not None
+        while True:
+            try:
+                return await self._process.stdout.readline()
+            except ValueError:
+                log.warning("output without an end of the line, dropped", extra={"child": self.name})
+
+    async def _sweep(self) -> None:
+        """End what the child leaves behind in its session: it would hold the output open, and memory."""
+        try:
+            process = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(process, ended.set)
+        try:
+            await ended.wait()
+        finally:
+            loop.remove_reader(process)
+            os.close(process)
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
 
     async def wait(self) -> int:
         return await self._process.wait()

@@ -101,7 +101,10 @@ def highest(versions: Collection[str]) -> str:
 
 def decode(text: str | bytes) -> Publication:
     """Raises ``ValueError`` for anything that is not a publication."""
-    publication = msgspec.json.decode(text, type=Publication)
+    try:
+        publication = msgspec.json.decode(text, type=Publication)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
     if problems := publication.problems():
         raise ValueError("; ".join(problems))
     return publication

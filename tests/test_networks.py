@@ -458,6 +458,8 @@ def test_outputs_that_are_not_finite_are_refused_whatever_is_recorded() -> None:
 # --- hooks -------------------------------------------------------------------------------------------------------
 
 HOOKS = """
+import numpy as np
+
 def darken(images, asked):
     return images // 2
 
@@ -469,6 +471,30 @@ def smaller(images, asked):
 
 def nothing(answers, asked):
     return None
+
+
+def lists(answers, asked):
+    return [[answer] for answer in answers]
+
+
+def arrays(answers, asked):
+    return [{"share": np.float32(1)} for _ in answers]
+
+
+def infinite(answers, asked):
+    return [{"share": float("inf")} for _ in answers]
+
+
+def huge(answers, asked):
+    return [{"share": 10**30} for _ in answers]
+
+
+def halves(answers, asked):
+    return [{"share": "\\ud800"} for _ in answers]
+
+
+def numbers(answers, asked):
+    return [{1: (2, 3)} for _ in answers]
 """
 
 
@@ -493,12 +519,22 @@ def test_hooks_see_the_pixels_and_the_answers(tmp_path: Path) -> None:
     [
         ({"before": "hooks.py:smaller"}, "the hook before must give uint8 images of shape"),
         ({"after": "hooks.py:nothing"}, "the hook after must give a list of 1 answers"),
+        ({"after": "hooks.py:lists"}, "the hook after must give a mapping for each image"),
+        *(
+            ({"after": f"hooks.py:{name}"}, "what JSON cannot hold")
+            for name in ("arrays", "infinite", "huge", "halves")
+        ),
     ],
 )
 def test_a_hook_that_gives_nonsense(hooks: dict[str, str], reason: str, tmp_path: Path) -> None:
     runtime = hooked(tmp_path, **hooks)
     with pytest.raises(ValueError, match=reason):
         runtime.run(small.images(1), [Asked()])
+
+
+def test_a_hook_gives_what_json_makes_of_it(tmp_path: Path) -> None:
+    runtime = hooked(tmp_path, after="hooks.py:numbers")
+    assert runtime.run(small.images(1), [Asked()]) == [{"1": [2, 3]}]
 
 
 @pytest.mark.parametrize("text", ["hooks.py:absent", "absent.py:darken", "hooks.py", "hooks.py:__name__"])

@@ -141,7 +141,18 @@ def test_what_is_wrong_is_said(publication: Publication, problem: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", "null", '{"model":1}', '{"model":"a/b"}', '{"model":"a","labels":{"x":"1"}}', "\ud800"]
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        "null",
+        '{"model":1}',
+        '{"model":"a/b"}',
+        '{"model":"a","labels":{"x":"1"}}',
+        "\ud800",
+        '{"x":' + "[" * 100_000,
+    ],
 )
 def test_what_is_no_publication_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"\S"):

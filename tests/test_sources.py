@@ -447,11 +447,25 @@ async def events(child: Child) -> list[dict[str, Any]]:
 
 
 async def test_as_a_child(tmp_path: Path, version: Path) -> None:
+    (version / "model.toml").write_text("artefact = 'net/model.onnx'\ninput = {height = 8, width = 8}\n")
     digest = digest_of(version)
     children = [await start(str(version), digest, tmp_path / "cache") for _ in range(2)]
     said = await asyncio.gather(*(events(child) for child in children))
     assert said == [[{"event": "fetched", "folder": str(tmp_path / "cache" / digest)}]] * 2
     assert [await child.wait() for child in children] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    "document",
+    ["a=" + "[" * 20_000, "#" * (1 << 20) + "\n", "a=" + "9" * 10_000, "a." * 30_000 + "b=1", "\xff", ""],
+    ids=["deep", "large", "number", "dotted", "no text", "empty"],
+)
+async def test_a_manifest_that_cannot_be_read_ends_only_a_child(tmp_path: Path, document: str) -> None:
+    version = write(tmp_path / "3", {"model.toml": document.encode("latin-1")})
+    child = await start(str(version), digest_of(version), tmp_path / "cache")
+    (said,) = await events(child)
+    assert (said["event"], await child.wait()) == ("failed", 1)
+    assert any(words in said["reason"] for words in ("model.toml", "Field required", "has more than 1048576 bytes"))
 
 
 async def test_a_child_says_why_not(tmp_path: Path, version: Path) -> None:

@@ -42,6 +42,7 @@ from worker.timings import Timings
 log = logging.getLogger("worker.front")
 
 _LONGEST_NAME = 128
+_LONGEST_HEADER = 8000  # HTTP libraries take about 8190
 
 
 @dataclass(frozen=True)
@@ -240,7 +241,9 @@ class Front:
         headers = answering.headers(answers, timings)
         if ticket is not None and not ticket.uses:  # a gateway's own; a client has no use for it
             with suppress(NotReady):
-                headers[http.LOAD] = msgspec.json.encode(await self._reports.report(ticket.gateway)).decode()
+                report = msgspec.json.encode(await self._reports.report(ticket.gateway))
+                if len(report) <= _LONGEST_HEADER:  # a gateway polls the report anyway
+                    headers[http.LOAD] = report.decode()
         if asked.is_rendered:
             return answering.picture(picture, asked, self._orders.worker, headers)
         document = answering.document(answers, asked, timings, worker=self._orders.worker)

@@ -32,6 +32,7 @@ log = logging.getLogger("worker.model_process")
 
 _CLAIM_WAIT = 0.5
 _REPORT_INTERVAL = 0.25
+_LONGEST_REASON = 2000
 
 
 class Orders(msgspec.Struct, frozen=True):
@@ -233,7 +234,7 @@ async def _main() -> int:
         runtime, size, seconds_per_image = await asyncio.to_thread(_load, orders.specification)
     except Exception as error:
         log.exception("the model does not load")
-        tell({"event": "failed", "reason": str(error)})
+        tell({"event": "failed", "reason": str(error)[:_LONGEST_REASON]})
         return 1
     stop = service.Stop()
     stop.listen()  # not before: who still loads has nothing to finish, and ends at once

@@ -19,6 +19,7 @@ from worker.vitals import HEARTBEAT, ModelVitals, Vitals
 _HEARTBEAT_LIFETIME_MS = 10_000
 _SMOOTHING = 0.3
 _FULL = 0.5
+_LONGEST_REASON = 1000  # it travels in every load report
 
 
 class ModelProcess:
@@ -157,7 +158,7 @@ class ServedModel:
     def fail(self, reason: str) -> None:
         """It is not served, until something else is published."""
         self.has_failed = True
-        self.reason = reason
+        self.reason = reason if len(reason) <= _LONGEST_REASON else f"{reason[:_LONGEST_REASON]}…"
 
     def recover(self) -> None:
         """What made it fail is over."""

@@ -22,6 +22,7 @@ __all__ = ["FILE", "Hooks", "Input", "InvalidManifest", "Manifest", "named", "re
 
 FILE = "model.toml"
 
+_LARGEST = 1 << 20
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 PerChannel = float | Annotated[list[float], Field(min_length=1, max_length=3)]
@@ -122,10 +123,18 @@ class Manifest(_Table):
 def read(folder: Path) -> Manifest:
     """The manifest of a version's folder. Raises ``InvalidManifest`` with every problem at once."""
     try:
-        document = tomllib.loads((folder / FILE).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        document = tomllib.loads(_text(folder / FILE))
+    except (OSError, ValueError, RecursionError) as error:
         raise InvalidManifest([f"{folder / FILE}: {error}"]) from error
     return parse(document)
+
+
+def _text(path: Path) -> str:
+    with path.open("rb") as file:
+        data = file.read(_LARGEST + 1)
+    if len(data) > _LARGEST:
+        raise ValueError(f"it has more than {_LARGEST} bytes")
+    return data.decode()
 
 
 def parse(document: dict[str, Any]) -> Manifest:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from shoal.wire import ModelCard
@@ -87,8 +89,20 @@ class NetworkRuntime:
         answers = self._after(self._task.answers(self.outputs(images), asked), asked)
         if not isinstance(answers, list) or len(answers) != len(batch):
             raise ValueError(f"the hook after must give a list of {len(batch)} answers")
-        return answers
+        return answers if self._after is _same_answers else _plain(answers)
 
     def outputs(self, images: Array) -> Mapping[str, Array]:
         """What the network gives for uint8 images (n, height, width, channels), without the hooks."""
         return self._batches.execute(self._pixels.prepared(images))
+
+
+def _plain(answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The answers of foreign code, as JSON would give them back. Raises ``ValueError`` for what cannot travel."""
+    if not all(isinstance(answer, dict) for answer in answers):
+        raise ValueError("the hook after must give a mapping for each image")
+    try:
+        plain: list[dict[str, Any]] = json.loads(json.dumps(answers, allow_nan=False))
+        msgspec.msgpack.encode(plain)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise ValueError(f"the hook after gives what JSON cannot hold: {error}") from error
+    return plain

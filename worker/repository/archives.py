@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import stat
 import struct
@@ -92,7 +93,9 @@ def unpack(archive: Path, into: Path, budget: Budget) -> None:
             _unpack_tar(archive, into, budget)
     except BadSource:
         raise
-    except _DAMAGED as error:
+    except (*_DAMAGED, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # as of a seek before the beginning
+            raise
         raise BadSource(f"the archive is damaged or of an unknown kind: {error}") from error
 
 

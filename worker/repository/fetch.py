@@ -2,13 +2,15 @@
 
 python -m worker.repository.fetch     (the supervisor starts it and writes its orders to standard input)
 
-It prints ``{"event": "fetched", "folder": …}``, or with a ``reason`` ``failed``, which another time may not be so, or
-``refused``: what lies at the source is not what was published. It dies with its parent.
+It prints ``{"event": "fetched", "folder": …}``, once the manifest is seen to be valid, or with a ``reason`` ``failed``,
+which another time may not be so, or ``refused``: what lies at the source is not what was published, or not a model. It
+dies with its parent.
 """
 
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 import threading
@@ -19,11 +21,15 @@ from types import FrameType
 import msgspec
 
 from shoal import processes
+from worker.models import manifest
 from worker.models.digests import digest_of
 from worker.repository import sources
 from worker.repository.cache import Cache
 
 __all__ = ["Orders", "WrongDigest", "fetch"]
+
+_LONGEST_REASON = 2000
+_MANIFEST_MEMORY = 1 << 30
 
 
 class WrongDigest(ValueError):
@@ -76,8 +82,12 @@ def main() -> int:
         folder = fetch(
             orders.source, orders.digest, Cache(Path(orders.cache)), most_bytes=orders.most_bytes, keep=orders.keep
         )
+        _limit_memory()
+        manifest.read(folder)
     except _Late:
         event, reason = "failed", f"not fetched within {orders.timeout:g} seconds"
+    except MemoryError:
+        event, reason = "refused", f"reading its {manifest.FILE} takes too much memory"
     except OSError as error:
         event, reason = "failed", str(error)
     except ValueError as error:
@@ -85,8 +95,13 @@ def main() -> int:
     else:
         tell({"event": "fetched", "folder": str(folder)})
         return 0
-    tell({"event": event, "reason": f"{_named(orders.source)}: {reason}"})
+    tell({"event": event, "reason": f"{_named(orders.source)}: {reason}"[:_LONGEST_REASON]})
     return 1
+
+
+def _limit_memory() -> None:
+    """A foreign manifest of a megabyte can need terabytes to parse: better here than in the supervisor."""
+    resource.setrlimit(resource.RLIMIT_DATA, (_MANIFEST_MEMORY, _MANIFEST_MEMORY))
 
 
 def _named(source: str) -> str:
