@@ -464,7 +464,7 @@ async def test_a_manifest_that_cannot_be_read_ends_only_a_child(tmp_path: Path, 
     version = write(tmp_path / "3", {"model.toml": document.encode("latin-1")})
     child = await start(str(version), digest_of(version), tmp_path / "cache")
     (said,) = await events(child)
-    assert (said["event"], await child.wait()) == ("failed", 1)
+    assert (said["event"], await child.wait()) == ("refused", 1)
     assert any(words in said["reason"] for words in ("model.toml", "Field required", "has more than 1048576 bytes"))
 
 
