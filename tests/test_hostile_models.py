@@ -14,6 +14,7 @@ from aiohttp import web
 import discovery
 from gateway.proxy import Broken, Proxy
 from shoal import service
+from shoal.publication import Publication, Published, encode
 from tests.clusters import Cluster, eventually_async, up
 from tests.photos import photo
 from tests.publishing import MANIFEST, SOURCE, make, publish
@@ -76,3 +77,33 @@ async def _answering(headers: dict[str, str]) -> AsyncIterator[str]:
     sock = service.bind("127.0.0.1", 0)
     async with service.listening(app, [sock], drain_timeout=1):
         yield service.url_of("127.0.0.1", sock)
+
+
+@pytest.mark.cluster
+async def test_many_versions_are_fetched_a_few_at_once(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    versions = {str(n): Published(f"{(tmp_path / 'source').as_uri()}?sig=secret", f"{n:064x}") for n in range(1, 25)}
+    with up("--workers", "1", "--gateways", "1", "--model", "none") as cluster:
+        (worker,) = cluster.pids("worker")
+        most = 0
+        async with discovery.connect(str(cluster.document["discovery"])) as backend:
+            await backend.put("models/many", encode(Publication("many", versions)), index=0)
+        failed = {f"many@{n}": "failed" for n in versions}
+        while not await _statuses_are(cluster, failed):
+            most = max(most, _fetching(worker))
+        assert 0 < most <= 8
+        assert cluster.log(message="model wanted")
+        assert "secret" not in str(cluster.log(message="model wanted"))
+
+
+def _fetching(supervisor: int) -> int:
+    children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
+    commands = [_command(int(pid)) for pid in children]
+    return sum(b"worker.repository.fetch" in command for command in commands)
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""

@@ -87,6 +87,7 @@ class ServedModels:
         self._served = {model.key: model for model in self._fixed}
         self._desired: dict[str, Desired] = {}
         self._group: asyncio.TaskGroup | None = None
+        self._fetches = asyncio.Semaphore(version_fetch.MOST_AT_ONCE)
         self._released = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -166,7 +167,7 @@ class ServedModels:
 
     def _start(self, desired: Desired) -> None:
         assert self._group is not None
-        log.info("model wanted", extra={"model": desired.key, "source": desired.source})
+        log.info("model wanted", extra={"model": desired.key, "digest": desired.digest})
         model = self._served[desired.key] = ServedModel(
             Specification(desired.model, desired.version),
             self._devices,
@@ -221,7 +222,7 @@ class ServedModels:
     async def _fetched(self, model: ServedModel, desired: Desired) -> bool:
         """Wait until the version's folder is here, as published. False when it is retired first, or never will be."""
         pause = _FETCH_PAUSE
-        while event := await _unless(model.retired, version_fetch.fetch(self._orders(desired))):
+        while event := await _unless(model.retired, version_fetch.fetch(self._orders(desired), self._fetches)):
             if event["event"] == "fetched":
                 model.specification = replace(model.specification, folder=event["folder"])
                 model.recover()
