@@ -39,8 +39,9 @@ class ConsulValues:
         return f"{self._folder}~store"
 
     async def value(self, key: str) -> Value | None:
+        key = check_key(key)
         with self._door():
-            text, index = await self._found(check_key(key))
+            text, index = await self._found(key)
         return None if text is None else Value(text, index)
 
     async def put(self, key: str, text: str, *, index: int) -> bool:

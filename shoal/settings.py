@@ -194,7 +194,7 @@ class WorkerSettings(Settings):
     capacity_bytes: Count = Field(256 * MIB, description="most bytes of such jobs, of each model version")
     max_pixels: Count = Field(40_000_000, description="largest image, pixels (width x height) before decoding")
     decode_threads: Count = Field(2, description="images decoded at once by each front")
-    hang_timeout: Annotated[float, Field(ge=1, le=3600)] = Field(
+    hang_timeout: Annotated[float, Field(ge=2, le=3600)] = Field(
         5.0, description="a child that is silent or stuck for so long is replaced, seconds"
     )
     load_timeout: Annotated[float, Field(ge=1, le=86400)] = Field(

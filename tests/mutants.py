@@ -42,7 +42,7 @@ MUTANTS = (
     ),
     Mutant(
         "the jobs of a dead model process are reclaimed",
-        "worker/served_models.py",
+        "worker/model_processes.py",
         "        await self._reclaim(model, process)\n",
         "",
         "tests/test_faults.py::test_a_killed_model_process_loses_nothing[proxy]",
@@ -133,7 +133,7 @@ MUTANTS = (
     ),
     Mutant(
         "an image that kills its process is quarantined",
-        "worker/served_models.py",
+        "worker/model_processes.py",
         "                if not job.heartbeat:\n",
         "                if False:\n",
         "tests/test_health.py::test_an_image_that_hangs_the_model_is_given_up_and_quarantined",

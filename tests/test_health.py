@@ -23,7 +23,7 @@ from tests.photos import fake_label, photo
 pytestmark = pytest.mark.cluster
 
 SLOW = "fake?seconds_per_execution=0.05&max_batch_size=8"
-QUICK = ("--worker-setting", "hang_timeout=1")
+QUICK = ("--worker-setting", "hang_timeout=2")
 
 
 async def _ask(client: AsyncClient, photos: list[bytes]) -> None:

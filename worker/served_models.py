@@ -7,31 +7,24 @@ stays until another of its model is ready here, then takes no new requests, fini
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import msgspec
-
 from discovery import ValuesWatch
 from discovery.publications import Publications
-from shoal import metrics
-from shoal.errors import ModelCrashed
 from shoal.keeper import Keeper, keeping
 from shoal.metrics import SupervisorMetrics
-from shoal.processes import Child
 from shoal.settings import WorkerSettings
-from shoal.wire import ModelCard, ModelState, Reply
-from worker import model_process, version_fetch
+from shoal.wire import ModelState
+from worker import version_fetch
 from worker.desired import Desired, desired, may_go, oldest_first
 from worker.devices import Device
+from worker.model_processes import ModelProcesses
 from worker.models import manifest
 from worker.models.catalogue import Specification
 from worker.queue import Queue, QueueUnavailable
@@ -43,8 +36,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _ALARMING = ("stalled", "restarting", "failed")
-_MODEL_STOP = 30.0
-_TRIES_TO_LOAD = 3
 _DEPTH_INTERVAL = 0.1
 _FETCH_PAUSE = 1.0
 _FETCH_PAUSE_MOST = 300.0
@@ -77,11 +68,9 @@ class ServedModels:
         self._settings = settings
         self._devices = devices
         self._queue = queue
-        self._redis = redis
         self._cache = cache
         self._metrics = supervisor_metrics
         self._changed = changed
-        self._keep = keep
         self._is_asked_for = is_asked_for
         self._fixed = [self._fixed_model(text) for text in settings.models]
         self._served = {model.key: model for model in self._fixed}
@@ -89,6 +78,15 @@ class ServedModels:
         self._group: asyncio.TaskGroup | None = None
         self._fetches = asyncio.Semaphore(version_fetch.MOST_AT_ONCE)
         self._released = asyncio.Event()
+        self._processes = ModelProcesses(
+            settings,
+            queue,
+            redis,
+            supervisor_metrics,
+            keep=keep,
+            changed=self._status_changed,
+            gave_up=self._gave_up,
+        )
 
     def __repr__(self) -> str:
         return f"<ServedModels {list(self._served.values())}>"
@@ -199,7 +197,7 @@ class ServedModels:
         with ExitStack() as held:
             if model.desired is None or await self._is_here(model, model.desired, held):
                 for process in model.processes:
-                    process.keeper = self._keeper(model, process)
+                    process.keeper = self._processes.keeper(model, process)
                 async with keeping(*(process.keeper for process in model.processes if process.keeper)):
                     await model.retired.wait()
                     await self._take_leave(model)
@@ -296,89 +294,17 @@ class ServedModels:
         except QueueUnavailable:
             log.info("nothing to clean up after a model: the queue is away", extra={"model": model.key})
 
+    def _gave_up(self, model: ServedModel, reason: str) -> None:
+        """It has never loaded, on any device. Raises ``CannotStart`` when the settings name it."""
+        if model.desired is None:
+            raise CannotStart(f"the model {model.key} does not load: {reason}")
+        self._release(model)
+        self._fail(model, f"does not load: {reason}")
+
     def _fail(self, model: ServedModel, reason: str) -> None:
         log.error("model failed", extra={"model": model.key, "reason": reason})
         model.fail(reason)
         self._status_changed()
-
-    # Its processes
-
-    def _keeper(self, model: ServedModel, process: ModelProcess) -> Keeper:
-        async def start() -> Child:
-            process.begin()
-            await _patiently(self._queue.prepare(model.key))
-            orders = model_process.Orders(
-                specification=model.specification,
-                process=process.name,
-                device=process.device.name,
-                redis=self._redis,
-                log_level=self._settings.log_level,
-            )
-            return await Child.start(
-                process.name,
-                [sys.executable, "-m", "worker.model_process"],
-                orders=json.loads(msgspec.json.encode(orders)),
-                environ=process.device.environ,
-            )
-
-        return self._keep(
-            f"model {model.key} on {process.device.name}",
-            start,
-            heard=partial(self._heard, model, process),
-            buried=partial(self._buried, model, process),
-            stop_timeout=_MODEL_STOP,
-        )
-
-    def _heard(self, model: ServedModel, process: ModelProcess, child: Child, event: dict[str, Any]) -> None:
-        match event.get("event"):
-            case "ready":
-                model.card = msgspec.convert(event["card"], ModelCard)
-                process.loaded(model.card, event["seconds_per_image"], self._settings.hang_timeout)
-                self._status_changed()
-            case "failed":
-                process.reason = event["reason"]
-            case "executed" if model.card is not None:
-                process.executed(event, model.card.max_batch_size)
-
-    async def _buried(self, model: ServedModel, process: ModelProcess, child: Child) -> None:
-        metrics.bury(child.pid)
-        process.died()
-        await self._reclaim(model, process)
-        assert process.keeper is not None
-        if not process.keeper.is_stopping:
-            self._metrics.deaths.labels("model").inc()
-            if not process.has_loaded and (process.reason or process.keeper.deaths >= _TRIES_TO_LOAD):
-                await self._give_up(model, process)
-        self._status_changed()
-
-    async def _give_up(self, model: ServedModel, process: ModelProcess) -> None:
-        """A process that has never loaded is not started again; without any, the model has failed."""
-        assert process.keeper is not None
-        process.reason = process.reason or "its process dies"
-        await process.keeper.stop()
-        if not all(other.reason for other in model.processes):
-            return
-        if model.desired is None:
-            raise CannotStart(f"the model {model.key} does not load: {process.reason}")
-        self._release(model)
-        self._fail(model, f"does not load: {process.reason}")
-
-    async def _reclaim(self, model: ServedModel, process: ModelProcess) -> None:
-        """Take back what the dead process had claimed. With Redis gone too, the fronts submit it again."""
-        try:
-            moved, culprits = await self._queue.reclaim(model.key, process.name)
-            for job in culprits:
-                log.error("image quarantined: its process died each time", extra={"request_id": job.request_id})
-                self._metrics.quarantined.labels(model.key).inc()
-                await self._queue.reply(job, Reply(job=job.id, code=ModelCrashed.code, message=ModelCrashed.summary))
-                if not job.heartbeat:
-                    await self._queue.quarantine(model.key, job)
-        except QueueUnavailable as error:
-            log.warning("nothing reclaimed", extra={"model": model.key, "error": str(error)})
-            return
-        if moved or culprits:
-            self._metrics.reclaimed.labels(model.key).inc(moved + len(culprits))
-            log.warning("reclaimed", extra={"model": model.key, "dead": process.name, "jobs": moved})
 
 
 async def _unless(event: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
@@ -391,10 +317,3 @@ async def _unless(event: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | Non
         for task in (working, waiting):
             task.cancel()
         await asyncio.gather(working, waiting, return_exceptions=True)
-
-
-async def _patiently(work: Any) -> None:
-    try:
-        await work
-    except QueueUnavailable as error:
-        log.info("the queue is away; the model process prepares it", extra={"error": str(error)})
