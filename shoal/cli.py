@@ -24,7 +24,8 @@ _SERVICES = ("gateway", "worker")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 it failed, 2 it was asked wrongly."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    os.environ.setdefault("PYTHONSAFEPATH", "1")  # a queue.py where the user stands is not for the programs we start
+    if argv is None:
+        os.environ.setdefault("PYTHONSAFEPATH", "1")  # a queue.py where the user stands is not for programs we start
     if arguments[:1] and arguments[0] in _SERVICES:
         return _become(arguments[0], arguments[1:])
     if arguments[:1] in (["models"], ["serve"]):

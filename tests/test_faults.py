@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from chaos.scenarios import stopped
 from shoal import Outcome
 from shoal.client import Mode
 from tests.clusters import Cluster, eventually, eventually_async, is_running, up
@@ -209,12 +210,17 @@ async def test_a_killed_front_does_not_take_what_others_wait_for() -> None:
             os.kill(model, signal.SIGSTOP)
             blocker = asyncio.create_task(ask(1))
             await asyncio.to_thread(eventually, lambda: len(submitted()) == 1, within=10, what="a job")
-            # And equal images at both fronts
-            tasks = [asyncio.create_task(ask(2)) for _ in range(30)]
-            await asyncio.to_thread(eventually, lambda: len(submitted()) == 31, within=10, what="all who wait")
+            # And equal images at both fronts, of which the other one stands still while the first is sent
+            first, second = cluster.pids("front")
+            with stopped([second]):
+                tasks = [asyncio.create_task(ask(2))]
+                await asyncio.to_thread(eventually, lambda: len(submitted()) == 2, within=10, what="the leader")
+            with stopped([first]):
+                tasks += [asyncio.create_task(ask(2)) for _ in range(10)]
+                await asyncio.to_thread(eventually, lambda: len(submitted()) == 12, within=10, what="all who wait")
             leader = cluster.log(message="submitted")[1]
             others = [record for record in cluster.log(message="joined") if record["pid"] != leader["pid"]]
-            assert others, "all came to one front"
+            assert len(others) == 10
             # When the front that submitted the job is killed, and buried: another one is there in its place
             before = _fronts(cluster)
             os.kill(int(leader["pid"]), signal.SIGKILL)
