@@ -30,6 +30,7 @@ __all__ = ["Orders", "WrongDigest", "fetch"]
 
 _LONGEST_REASON = 2000
 _MANIFEST_MEMORY = 1 << 30
+_NICE = 10
 
 
 class WrongDigest(ValueError):
@@ -72,6 +73,7 @@ def fetch(source: str, digest: str, cache: Cache, *, most_bytes: int, keep: Coll
 
 
 def main() -> int:
+    os.nice(_NICE)  # whoever serves goes first
     tell = processes.only_to_parent()
     orders = msgspec.json.decode(sys.stdin.readline(), type=Orders)
     threading.Thread(target=_end_with_input, name="lifeline", daemon=True).start()
