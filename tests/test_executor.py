@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
@@ -51,15 +51,9 @@ class Small:
         return [{"number": int(image[0, 0, 0])} for image in batch]
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with RedisServer("valkey", tmp_path_factory.mktemp("valkey")) as running:
-        yield running
-
-
 @pytest.fixture
-async def queue(server: RedisServer) -> AsyncIterator[Queue]:
-    async with Queue.connect(str(server.socket)) as connected:
+async def queue(valkey: RedisServer) -> AsyncIterator[Queue]:
+    async with Queue.connect(str(valkey.socket)) as connected:
         await connected.prepare(CARD.key)
         yield connected
         await connected.forget_model(CARD.key)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -36,15 +36,9 @@ from worker.served_models import ServedModels
 MODEL = "plain"
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with RedisServer("valkey", tmp_path_factory.mktemp("valkey")) as running:
-        yield running
-
-
 @pytest.fixture
-async def queue(server: RedisServer) -> AsyncIterator[Queue]:
-    async with Queue.connect(str(server.socket)) as connected:
+async def queue(valkey: RedisServer) -> AsyncIterator[Queue]:
+    async with Queue.connect(str(valkey.socket)) as connected:
         yield connected
         await connected.forget_front("front")
 
@@ -90,7 +84,7 @@ Serving = Callable[..., Any]
 
 
 @pytest.fixture
-def serving(tmp_path: Path, server: RedisServer, queue: Queue) -> Serving:
+def serving(tmp_path: Path, valkey: RedisServer, queue: Queue) -> Serving:
     """Serve what is published, with the settings that are given."""
 
     @asynccontextmanager
@@ -103,7 +97,7 @@ def serving(tmp_path: Path, server: RedisServer, queue: Queue) -> Serving:
             settings,
             [CPU],
             queue,
-            str(server.socket),
+            str(valkey.socket),
             tmp_path / "cache",
             SupervisorMetrics(CollectorRegistry()),
             changed=node.changed.set,
