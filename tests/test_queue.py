@@ -485,3 +485,16 @@ async def test_a_redis_without_memory_is_a_full_queue(kind: str, tmp_path_factor
             assert 0 < len(accepted) < 40
             assert await queue.depth(KEY) == len(accepted)
             assert await finish(queue, await claim(queue)) == len(accepted)
+
+
+async def test_a_cancellation_is_never_swallowed(queue: Queue) -> None:
+    async def endless() -> None:
+        while True:
+            await queue.run_id()
+
+    for turns in range(100):
+        task = asyncio.create_task(endless())
+        for _ in range(turns % 25):
+            await asyncio.sleep(0)
+        task.cancel()
+        assert task in (await asyncio.wait([task], timeout=5))[0], f"after {turns % 25} turns of the loop"

@@ -63,7 +63,7 @@ class Queue:
 
     async def run_id(self) -> str:
         """The identity of the running Redis: another one has forgotten every job."""
-        with translated():
+        async with translated():
             info = await self._client.info("server")
         return str(info["run_id"])
 
@@ -130,7 +130,7 @@ class Queue:
         nothing is changed.
         """
         nothing = [b""] * len(offers)
-        with translated():
+        async with translated():
             word, depth, found = await self._offer(key, offers, nothing, 0, 0, ticket, uses, gateway)
         if word not in (b"ok", b"incomplete"):
             return Refused(word.decode(), depth, found)
@@ -161,26 +161,25 @@ class Queue:
             argv += [first.sharing.lifetime_ms, first.sharing.most_bytes, longest_wait]
         for offer, job in zip(offers, packed, strict=True):
             argv += [offer.id, offer.digest, *offer.names, job]
-        with translated(full=False):
+        async with translated(full=False):
             return await self._scripts["submit"](keys, argv)
 
     async def arrive(self, key: str, gateway: str, *, ticket: str = "") -> None:
         """Count a request that never became a job as arrived, and spend one use of ``ticket``, if any, on it."""
         if not gateway and not ticket:
             return
-        with translated():
-            async with self._client.pipeline(transaction=True) as pipe:
-                if gateway:
-                    pipe.hincrby(arrived_of(key), gateway, 1)
-                if ticket:
-                    pipe.incr(ticket_of(ticket))
-                    pipe.pexpire(ticket_of(ticket), _TICKET_LIFETIME_MS)
-                await pipe.execute()
+        async with translated(), self._client.pipeline(transaction=True) as pipe:
+            if gateway:
+                pipe.hincrby(arrived_of(key), gateway, 1)
+            if ticket:
+                pipe.incr(ticket_of(ticket))
+                pipe.pexpire(ticket_of(ticket), _TICKET_LIFETIME_MS)
+            await pipe.execute()
 
     async def cancel(self, key: str, submitted: Submitted) -> bool:
         """Take a job back that no process has claimed yet. False when it is too late."""
         stream = streams_of(key)[submitted.priority == "bulk"]
-        with translated():
+        async with translated():
             return bool(
                 await self._scripts["cancel"]([stream, bytes_of(key)], [_GROUP, submitted.entry, submitted.size])
             )
@@ -190,48 +189,47 @@ class Queue:
 
         Returns whether others share it, or where the job was.
         """
-        with translated():
+        async with translated():
             where = await self._scripts["leave"]([], [_GROUP, submitted.flight, submitted.id])
         return "shared" if where == b"shared" else "queued" if where == b"queued" else "claimed"
 
     async def holds(self, key: str, submitted: Submitted) -> bool:
         """Whether the job is still in the queue, or its flight awaited."""
         stream = streams_of(key)[submitted.priority == "bulk"]
-        with translated():
+        async with translated():
             if submitted.flight:
                 return bool(await self._client.hexists(waiters_of(submitted.flight), submitted.id))
             return bool(await self._client.xrange(stream, submitted.entry, submitted.entry))
 
     async def cached_bytes(self) -> int:
         """What the kept answers take, those left out whose time is over."""
-        with translated():
+        async with translated():
             return int(await self._scripts["cache"]([], []))
 
     async def abandon(self, key: str, front: str) -> int:
         """Delete the unclaimed jobs of a front that is known to be dead. Returns how many there were."""
-        with translated():
+        async with translated():
             return int(await self._scripts["abandon"]([*streams_of(key), bytes_of(key)], [_GROUP, front]))
 
     async def observe(self, keys: Sequence[str], *, gateway: str = "", capacity: int) -> list[Observed]:
         """The load of each of ``keys``, for one of the gateways that poll."""
         names = [name for key in keys for name in (*streams_of(key), arrived_of(key))]
         argv: list[Any] = [gateway, _GATEWAY_LIFETIME_MS, capacity, bulk_capacity(capacity)]
-        with translated():
+        async with translated():
             return [Observed(*load) for load in await self._scripts["observe"]([GATEWAYS, *names], argv)]
 
     async def depth(self, key: str) -> int:
         """Jobs that wait or execute."""
-        with translated():
-            async with self._client.pipeline(transaction=False) as pipe:
-                for stream in streams_of(key):
-                    pipe.xlen(stream)
-                return int(sum(await pipe.execute()))
+        async with translated(), self._client.pipeline(transaction=False) as pipe:
+            for stream in streams_of(key):
+                pipe.xlen(stream)
+            return int(sum(await pipe.execute()))
 
     async def prepare(self, key: str) -> None:
         """Make the consumer group, if it is not there yet."""
         for stream in streams_of(key):
             try:
-                with translated():
+                async with translated():
                     await self._client.xgroup_create(stream, _GROUP, id="0", mkstream=True)
             except ResponseError as error:
                 if not str(error).startswith("BUSYGROUP"):
@@ -240,7 +238,7 @@ class Queue:
     async def forget_model(self, key: str) -> None:
         """Delete everything of a model version that is not served any more."""
         names = [*streams_of(key), bytes_of(key), arrived_of(key), quarantine_of(key), claims_of(key)]
-        with translated():
+        async with translated():
             await self._scripts["forget"](names, [])
 
     async def claim(self, key: str, process: str, count: int, wait: float) -> list[Claimed]:
@@ -250,7 +248,7 @@ class Queue:
         alone. Jobs that do not unpack are dropped here: nobody could be answered.
         """
         try:
-            with translated():
+            async with translated(wait=wait):
                 claimed = await self._claim_now(key, process, count)
                 return claimed or (await self._await_one(key, process, count, wait) if wait > 0 else [])
         except ResponseError as error:
@@ -296,7 +294,7 @@ class Queue:
     async def finish(self, key: str, replies: Sequence[tuple[Claimed, Reply]]) -> int:
         """Reply, acknowledge and delete, as one step. Returns how many were still this group's to answer."""
         answered = 0
-        with translated():
+        async with translated():
             for stream in streams_of(key):
                 chosen = [(c, r) for c, r in replies if c.stream == stream]
                 if chosen:
@@ -325,7 +323,7 @@ class Queue:
         often that they are not tried again: they are out of the queue, and the caller answers them.
         """
         await self.prepare(key)
-        with translated():
+        async with translated():
             keys = [*streams_of(key), bytes_of(key)]
             moved, culprits = await self._scripts["reclaim"](keys, [_GROUP, process, _MAX_SOLO_DEATHS])
         return moved, [unpack_job(data) for data in culprits]
@@ -333,19 +331,19 @@ class Queue:
     async def quarantine(self, key: str, job: Job) -> None:
         """Refuse the image of this job from now on, until ``release``, or until Redis is gone."""
         entry = Quarantined(digest=job.digest, request_id=job.request_id, since=time.time())
-        with translated():
+        async with translated():
             if await self._client.hlen(quarantine_of(key)) < _MOST_QUARANTINED:
                 await self._client.hset(quarantine_of(key), job.digest, pack(entry))
 
     async def quarantined(self, key: str) -> list[Quarantined]:
         """The images that are refused, the oldest first."""
-        with translated():
+        async with translated():
             found: Any = await self._client.hvals(quarantine_of(key))
         return sorted((unpack_quarantined(data) for data in found), key=lambda q: q.since)
 
     async def release(self, key: str, digest: str | None = None) -> int:
         """Take one image, or all, out of the quarantine. Returns how many there were."""
-        with translated():
+        async with translated():
             if digest is not None:
                 return int(await self._client.hdel(quarantine_of(key), digest))
             async with self._client.pipeline(transaction=True) as pipe:
@@ -355,7 +353,7 @@ class Queue:
 
     async def reply(self, job: Job, reply: Reply) -> None:
         """Answer a job that is no longer in the queue."""
-        with translated():
+        async with translated():
             argv: list[Any] = [job.flight, pack(reply), _REPLY_LIFETIME_MS, _REPLY_MAXLEN]
             await self._scripts["reply"]([replies_of(waiter) for waiter in job.waiters], argv)
 
@@ -368,7 +366,7 @@ class Queue:
         self, front: str, after: bytes, wait: float
     ) -> tuple[bytes, list[tuple[bytes, list[str]]]]:
         """As ``replies``, each with the ids that wait for it: none but its own job's when it says none."""
-        with translated():
+        async with translated(wait=wait):
             found: Any = await self._blocking.xread(
                 {replies_of(front): after}, count=256, block=max(1, int(wait * 1000))
             )
@@ -379,12 +377,12 @@ class Queue:
 
     async def trim_replies(self, front: str, upto: bytes) -> None:
         """Delete the replies that were read."""
-        with translated():
+        async with translated():
             await self._client.xtrim(replies_of(front), minid=upto, approximate=False)
 
     async def forget_front(self, front: str) -> None:
         """Delete the replies for a front that has ended."""
-        with translated():
+        async with translated():
             await self._client.delete(replies_of(front))
 
 

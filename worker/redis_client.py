@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import redis.asyncio as aioredis
@@ -15,6 +16,7 @@ from redis.exceptions import OutOfMemoryError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 _MAX_CONNECTIONS = 64  # calls beyond them wait for one
+_TIMEOUT = 10.0
 
 _SCRIPTS = ("claim", "cancel", "observe")
 _SHARING_SCRIPTS = (
@@ -37,21 +39,24 @@ class QueueUnavailable(Exception):
 async def connected(path: str) -> AsyncIterator[tuple[aioredis.Redis, aioredis.Redis]]:
     """A client of the Redis that listens at the socket ``path``, and another one for blocking reads.
 
-    Both connect on first use.
+    Both connect on first use. The timeout of a call is that of ``translated``: with one of its own, the client waits by
+    ``asyncio.wait_for``, which before Python 3.12 can swallow a cancellation.
     """
     once = Retry(NoBackoff(), 0)  # a lost Redis loses its jobs, so who called must know
     pool = aioredis.BlockingConnectionPool(
         connection_class=aioredis.UnixDomainSocketConnection,
         path=path,
         retry=once,
-        socket_timeout=10,
+        socket_timeout=None,
+        socket_connect_timeout=_TIMEOUT,
         protocol=2,
         max_connections=_MAX_CONNECTIONS,
         timeout=None,
     )
     client = aioredis.Redis.from_pool(pool)
-    # Blocking reads outlast any socket timeout.
-    blocking = aioredis.Redis(unix_socket_path=path, retry=once, socket_timeout=None, protocol=2)
+    blocking = aioredis.Redis(
+        unix_socket_path=path, retry=once, socket_timeout=None, socket_connect_timeout=_TIMEOUT, protocol=2
+    )
     try:
         yield client, blocking
     finally:
@@ -70,11 +75,13 @@ def scripts(client: aioredis.Redis) -> dict[str, AsyncScript]:
     return {name: client.register_script(text) for name, text in texts.items()}
 
 
-@contextmanager
-def translated(*, full: bool = True) -> Iterator[None]:
-    """Raises ``QueueUnavailable`` for what Redis or its connection cannot help; unless ``full``, not for its memory."""
+@asynccontextmanager
+async def translated(*, full: bool = True, wait: float = 0.0) -> AsyncIterator[None]:
+    """Raises ``QueueUnavailable`` for what Redis or its connection cannot help, and when it takes 10 s longer than
+    ``wait`` seconds; unless ``full``, not for its memory."""
     try:
-        yield
+        async with asyncio.timeout(_TIMEOUT + wait):
+            yield
     except (RedisConnectionError, RedisTimeoutError, OSError) as error:
         raise QueueUnavailable(str(error)) from error
     except ResponseError as error:
