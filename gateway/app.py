@@ -17,7 +17,7 @@ from gateway.fleet import Choice, Fleet, Wish
 from gateway.known_worker import decode_report
 from gateway.proxy import Answer, Broken, NotSent, Proxy
 from gateway.replay import Body, ReplayBuffer, Stream, digest
-from shoal import http, logs, metrics
+from shoal import http, logs, metrics, paths
 from shoal.errors import BadGateway, DeadlineExceeded, Draining, InvalidOption, ShoalError
 from shoal.keys import KeyRing
 from shoal.publication import order
@@ -35,8 +35,16 @@ _MOST_OF_ROOM = 1 / 8  # that one lookup may take
 _MOST_UPLOADS = 2  # workers that may have executed one request
 _MOST_TRIES = 5  # workers asked, those that refused included
 _RETRYABLE_STATUS = (421, 429, 502, 503)
-_PASSED_TO = ("Accept", "Cache-Control")
-_PASSED_ON = ("Content-Type", "Retry-After", "Server-Timing", "Shoal-Code", http.CACHE, *http.PROVENANCE)
+_PASSED_TO = ("Accept", "Cache-Control", http.JSON_LENGTH)
+_PASSED_ON = (
+    "Content-Type",
+    "Retry-After",
+    "Server-Timing",
+    "Shoal-Code",
+    http.CACHE,
+    http.JSON_LENGTH,
+    *http.PROVENANCE,
+)
 
 
 class Gateway:
@@ -71,7 +79,7 @@ class Gateway:
 
     def public_app(self) -> web.Application:
         app = web.Application(middlewares=[http.middleware(self._metrics, lambda: self.draining)])
-        for path in ("/predict", "/"):
+        for path in paths.PREDICTIONS:
             app.router.add_post(path, self._predict, expect_handler=http.expect_nothing_yet)
         app.router.add_get("/", self._welcome)
         app.router.add_get("/lookup", self._lookup)
@@ -98,7 +106,7 @@ class Gateway:
     def _wish(self, request: web.Request, *, seconds: float, public: bool) -> Wish:
         version, label = heads.version_of(request)
         return Wish(
-            model=request.query.get("model") or self._fleet.default_model(),
+            model=heads.model_of(request) or self._fleet.default_model(),
             version=version,
             label=label,
             key=heads.key_of(request),

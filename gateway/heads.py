@@ -19,9 +19,18 @@ def options(request: web.Request) -> list[tuple[str, str]]:
     return [(name, value) for name, value in request.query.items() if name not in _OWN]
 
 
+def model_of(request: web.Request) -> str | None:
+    """The model that is asked for, if any: in the path, or as a query parameter."""
+    return request.match_info.get("model") or request.query.get("model")
+
+
 def version_of(request: web.Request) -> tuple[str | None, str | None]:
-    """The version or the label that is asked for, if any. Raises ``InvalidOption``."""
-    version, label = request.query.get("version"), request.query.get("label")
+    """The version or the label that is asked for, if any: in the path, or as a query parameter.
+
+    Raises ``InvalidOption``.
+    """
+    said = {**request.query, **request.match_info}
+    version, label = said.get("version"), said.get("label")
     if version is not None and label is not None:
         raise InvalidOption("Say a version or a label, not both.")
     return version, label

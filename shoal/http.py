@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from aiohttp import BodyPartReader, web
 from aiohttp.http_exceptions import BadHttpMessage
 
+from shoal import paths
 from shoal.errors import (
     BodyTooLarge,
     EmptyBody,
@@ -39,6 +40,8 @@ UPLOADS = "Shoal-Uploads"
 GATEWAY = "Shoal-Gateway"
 KEY = "Shoal-Key"
 CACHE = "Shoal-Cache"
+JSON_LENGTH = "Inference-Header-Content-Length"
+"""Of the Open Inference Protocol: how many bytes of a body are JSON; raw tensors follow."""
 PROVENANCE = ("Shoal-Model", "Shoal-Version", "Shoal-Worker")
 """What a picture's headers say, as a JSON answer's fields would."""
 
@@ -66,8 +69,8 @@ def json_response(document: object, *, status: int = 200, headers: Mapping[str, 
     return web.Response(text=dumps(document), status=status, headers=headers, content_type="application/json")
 
 
-def error_response(error: ShoalError, request_id: str) -> web.Response:
-    """The one place where an error becomes an answer."""
+def error_response(error: ShoalError, request_id: str, path: str = "") -> web.Response:
+    """The one place where an error becomes an answer: of the ``path``'s dialect."""
     headers = {}
     if error.retry_after is not None:
         headers["Retry-After"] = str(max(1, round(error.retry_after)))
@@ -77,7 +80,8 @@ def error_response(error: ShoalError, request_id: str) -> web.Response:
         headers[UPLOADS] = str(error.uploads)
     if error.status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
-    return json_response(error.body(request_id), status=error.status, headers=headers)
+    body = {"error": error.message} if path.startswith(paths.PLAIN_ERRORS) else error.body(request_id)
+    return json_response(body, status=error.status, headers=headers)
 
 
 def _translate(error: web.HTTPException) -> ShoalError:
@@ -153,7 +157,7 @@ async def _answer(request: web.Request, handler: Handler, request_id: str) -> we
     except Exception:
         logging.getLogger(__name__).exception("unexpected error")
         failure = ShoalError()
-    response = error_response(failure, request_id)
+    response = error_response(failure, request_id, request.path)
     response.headers["Shoal-Code"] = failure.code
     if not request.content.is_eof():
         response.force_close()

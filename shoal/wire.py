@@ -66,11 +66,32 @@ class Option(msgspec.Struct, frozen=True):
     whole: bool = False
 
 
+class TensorSpec(msgspec.Struct, frozen=True):
+    """An array that a model takes or gives for one image: NumPy dtype name, and shape with -1 where it varies.
+
+    A shape of () is a single value, or one that nobody declares.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class Output(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An output that is asked for as the network gives it. With ``classes`` it is asked for as that many of its
+    greatest values, each as the bytes ``VALUE:INDEX`` or ``VALUE:INDEX:LABEL``."""
+
+    name: str
+    classes: int = 0
+
+
 class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
     """What everyone may know of a loaded model version. ``digest`` is the sha256 of its weights.
 
     ``options`` are what a request may choose, by name. The predictions of one with ``boxes`` can be drawn into the
-    picture. Of one that is not ``cacheable``, equal images may have different answers.
+    picture. Of one that is not ``cacheable``, equal images may have different answers. ``tensor`` is the network's own
+    input, which takes arrays that a client has made ready, and ``outputs`` are what it gives; ``platform`` is what
+    other servers call its format.
     """
 
     model: str
@@ -82,6 +103,9 @@ class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
     options: dict[str, Option] = {}
     boxes: bool = False
     cacheable: bool = True
+    tensor: TensorSpec | None = None
+    outputs: tuple[TensorSpec, ...] = ()
+    platform: str = ""
 
     @property
     def key(self) -> str:
@@ -94,8 +118,8 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     ``inputs`` maps input names to tensors. ``submitted`` is on the node's monotonic clock (seconds), and
     ``remaining_ms`` counts from it. ``waiters`` are the reply streams that want the answer; a job with a ``flight``
     has them in the queue, where more may join. ``digest`` is the sha256 of the image as it came, and ``frame`` says
-    what part of it the tensor shows. A ``heartbeat`` is nobody's image: it shows that the queue and the model process
-    work.
+    what part of it the tensor shows. With ``outputs`` the network's own outputs are the answer, and not the task's; an
+    empty list is all of them. A ``heartbeat`` is nobody's image: it shows that the queue and the model process work.
     """
 
     id: str
@@ -115,6 +139,7 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     frame: Frame | None = None
     heartbeat: bool = False
     flight: str = ""
+    outputs: tuple[Output, ...] | None = None
 
     @property
     def deadline(self) -> float:
@@ -123,7 +148,9 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Reply(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The answer to one job: ``answer`` (JSON-ready), or an error's ``code`` and ``message``.
+    """The answer to one job: ``answer`` (JSON-ready) or ``outputs``, by name, or an error's ``code`` and ``message``.
+
+    An output of classes has the dtype ``bytes``: each element is its length (4 bytes, little-endian) and itself.
 
     The times are milliseconds: waited in the queue, executed (the whole batch's), of ``batch_size`` images.
     ``attempt`` counts the claims of the job, from 1.
@@ -132,6 +159,7 @@ class Reply(msgspec.Struct, frozen=True, omit_defaults=True):
     job: str
     v: int = ENVELOPE_VERSION
     answer: dict[str, Any] | None = None
+    outputs: dict[str, Tensor] = {}
     code: str = ""
     message: str = ""
     queue_ms: float = 0.0

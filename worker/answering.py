@@ -1,13 +1,12 @@
-"""What a front says to a request that was answered: JSON in one of two shapes, or the picture with its boxes."""
+"""What a front says to every request that was answered, in whatever dialect; or the picture with its boxes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from aiohttp import web
 
-from shoal import http, logs
+from shoal import http
 from shoal.metrics import FrontMetrics
 from worker.asking import Wanted
 from worker.submissions import Answered
@@ -34,27 +33,6 @@ def measure(answers: Sequence[Answered], wanted: Wanted, timings: Timings, metri
                 metrics.shared.labels(key).inc()
 
 
-def document(answers: Sequence[Answered], wanted: Wanted, timings: Timings, *, worker: str) -> object:
-    """The answer as JSON-ready data, in the shape that was asked for; of several images a list."""
-    many = len(answers) > 1
-    if wanted.shape == "pairs":
-        lists = [_pairs(answered.reply.answer or {}) for answered in answers]
-        return lists if many else lists[0]
-    card = wanted.card
-    about = {
-        "model": card.model,
-        "version": card.version,
-        "digest": card.digest,
-        "worker": worker,
-        "request_id": logs.request_id.get(),
-    }
-    times = {"timings": {stage: round(ms, 2) for stage, ms in timings.stages.items()}}
-    if many:
-        each = [{**(answered.reply.answer or {}), **_provenance(answered)} for answered in answers]
-        return {"success": True, "answers": each, **about, **times}
-    return {"success": True, **(answers[0].reply.answer or {}), **about, **_provenance(answers[0]), **times}
-
-
 def headers(answers: Sequence[Answered], timings: Timings) -> dict[str, str]:
     return {"Server-Timing": timings.header(), http.CACHE: ", ".join(answered.cache for answered in answers)}
 
@@ -63,15 +41,3 @@ def picture(jpeg: bytes, wanted: Wanted, worker: str, said: dict[str, str]) -> w
     """The picture with its boxes, and what the document would say of where it comes from."""
     about = dict(zip(http.PROVENANCE, (wanted.card.model, wanted.card.version, worker), strict=True))
     return web.Response(body=jpeg, content_type="image/jpeg", headers={**about, **said})
-
-
-def _provenance(answered: Answered) -> dict[str, Any]:
-    """Of a kept answer: no attempt, and no batch."""
-    if answered.cache == "hit":
-        return {"attempt": 0, "batch_size": 0, "cache": "hit"}
-    return {"attempt": answered.reply.attempt, "batch_size": answered.reply.batch_size, "cache": answered.cache}
-
-
-def _pairs(answer: dict[str, Any]) -> list[list[Any]]:
-    """The second origin system's shape: a list of [label, score]."""
-    return [[p["label"], p["probability"]] for p in answer["predictions"]]

@@ -6,24 +6,23 @@ import hashlib
 import json
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from aiohttp import web
 
 from shoal import http
-from shoal.errors import InvalidTicket, NotReady, UnknownModel, WrongTask
+from shoal.errors import InvalidTicket, NotReady, UnknownModel
 from shoal.publication import order
 from shoal.tickets import Ticket
-from shoal.wire import ModelCard, ModelState, Priority, model_key
+from shoal.wire import ModelCard, ModelState, Output, Priority, model_key
+from worker.dialects import Dialect, Target
 from worker.front_orders import Limits
 from worker.jobs import Sharing
 from worker.load_reports import LoadReports
 
-Shape = Literal["whole", "pairs"]
 Caching = Literal["shared", "fresh", "off"]
-
-_JPEG = "image/jpeg"
 
 
 @dataclass(frozen=True)
@@ -31,17 +30,19 @@ class Wanted:
     """What a request asks for. ``deadline`` is on the monotonic clock, ``limit`` the most bytes of its images.
 
     ``caching`` is ``shared`` when an equal image's answer will do, and ``fresh`` when only others may use this one.
+    With ``outputs``, the network's own ones are wanted (all, if it is empty), and not the task's answer.
     """
 
     state: ModelState
     card: ModelCard
-    shape: Shape
+    dialect: Dialect
     deadline: float
     options: dict[str, float]
     priority: Priority
     limit: int
     caching: Caching
     is_rendered: bool
+    outputs: tuple[Output, ...] | None = None
 
     @property
     def seconds(self) -> float:
@@ -52,35 +53,32 @@ class Wanted:
         """How an image of this ``digest`` shares its execution and its answer with equal ones."""
         if self.caching == "off":
             return None
-        content = content_of(digest, self.card, self.options)
+        content = content_of(digest, self.card, self.options, self.outputs)
         flight = content if self.caching == "shared" else uuid.uuid4().hex
         return Sharing(content, flight, int(limits.cache_lifetime * 1000), limits.cache_bytes)
 
 
-def content_of(digest: str, card: ModelCard, options: dict[str, float]) -> str:
-    """The name of all that an answer depends on: the image's bytes, the weights, the model version, the options."""
+def content_of(digest: str, card: ModelCard, options: dict[str, float], outputs: Sequence[Output] | None = None) -> str:
+    """The name of all that an answer depends on: the image's bytes, the weights, the model version, what is asked."""
     parts = [digest, card.digest, card.key, sorted(options.items())]
+    if outputs is not None:
+        parts.append([[output.name, output.classes] for output in outputs])
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def wanted(
-    request: web.Request, ticket: Ticket | None, shape: Shape, *, reports: LoadReports, limits: Limits
+    request: web.Request, ticket: Ticket | None, dialect: Dialect, *, reports: LoadReports, limits: Limits
 ) -> Wanted:
     """Everything that the head of a request says, checked. Raises what is wrong with it."""
-    state, card = _model(request, ticket, reports)
+    state, card = _model(dialect.target(request), ticket, reports)
     request[http.MODEL] = card.key
-    if shape == "pairs" and card.task != "classification":
-        raise WrongTask
-    render = http.switch(request, "render")
-    is_rendered = http.prefers(request, _JPEG) if render is None else render
-    if is_rendered and (not card.boxes or shape == "pairs"):
-        raise WrongTask("Only the predictions of a model that finds boxes can be drawn.")
+    is_rendered = dialect.renders(request, card)
     seconds = http.timeout_of(request, default=limits.request_timeout, most=limits.longest_timeout)
     named = ((name, http.number_of(request, name, option)) for name, option in card.options.items())
     return Wanted(
         state=state,
         card=card,
-        shape=shape,
+        dialect=dialect,
         deadline=time.monotonic() + seconds,
         options={name: number for name, number in named if number is not None},
         priority=ticket.priority if ticket else http.priority_of(request),
@@ -100,8 +98,8 @@ def _caching(request: web.Request, card: ModelCard, limits: Limits) -> Caching:
     return "fresh" if wish is False or "no-cache" in said else "shared"
 
 
-def _model(request: web.Request, ticket: Ticket | None, reports: LoadReports) -> tuple[ModelState, ModelCard]:
-    model, version = request.query.get("model"), request.query.get("version")
+def _model(target: Target, ticket: Ticket | None, reports: LoadReports) -> tuple[ModelState, ModelCard]:
+    model, version = target.model, target.version
     models = reports.state.models
     if ticket is not None:
         permitted = ticket.model.rpartition("@")

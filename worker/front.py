@@ -28,7 +28,8 @@ from shoal.errors import DeadlineExceeded, MissingTicket, NotReady, QueueFull, S
 from shoal.tickets import Ticket, Verifier
 from shoal.wire import Job, NodeState
 from worker import answering
-from worker.asking import Shape, Wanted, wanted
+from worker.asking import Wanted, wanted
+from worker.dialects import Dialect, native
 from worker.fetching import Fetcher
 from worker.front_orders import Orders
 from worker.images import annotate
@@ -41,17 +42,19 @@ from worker.timings import Timings
 
 log = logging.getLogger("worker.front")
 
+_DIALECTS: tuple[tuple[str, Dialect], ...] = (("/predict", native.WHOLE), ("/", native.PAIRS))
 _LONGEST_NAME = 128
 _LONGEST_HEADER = 8000  # HTTP libraries take about 8190
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """The images of a request before they are submitted: an answer for each, or None and a job in ``jobs``.
+    """The items of a request before they are submitted: an answer for each, or None and a job in ``jobs``.
 
-    ``picture`` is the image itself when it is to be drawn into.
+    ``wanted`` is what the body left of it; ``picture`` is the image itself when it is to be drawn into.
     """
 
+    wanted: Wanted
     found: list[Answered | None]
     jobs: list[Offer]
     picture: bytes
@@ -107,9 +110,8 @@ class Front:
     def public_app(self) -> web.Application:
         """What clients may reach."""
         app = web.Application(middlewares=[http.middleware(self._metrics, lambda: self.is_draining)])
-        shapes: tuple[tuple[str, Shape], ...] = (("/predict", "whole"), ("/", "pairs"))
-        for path, shape in shapes:
-            app.router.add_post(path, partial(self._predict, shape), expect_handler=http.expect_nothing_yet)
+        for path, dialect in _DIALECTS:
+            app.router.add_post(path, partial(self._predict, dialect), expect_handler=http.expect_nothing_yet)
         app.router.add_get("/", self._welcome)
         app.router.add_get("/livez", self._live)
         return app
@@ -124,13 +126,14 @@ class Front:
 
     # Predictions
 
-    async def _predict(self, shape: Shape, request: web.Request) -> web.StreamResponse:
+    async def _predict(self, dialect: Dialect, request: web.Request) -> web.StreamResponse:
         timings, use, spend = Timings(), Use(self._ticket(request)), False
         try:
-            asked = wanted(request, use.ticket, shape, reports=self._reports, limits=self._limits)
+            asked = wanted(request, use.ticket, dialect, reports=self._reports, limits=self._limits)
             with _counted(self._unanswered, asked.card.key):
                 with self._using(use.ticket), self._holding(request, asked):
                     prepared = await self._prepared(request, asked, use, timings)
+                asked = prepared.wanted
                 answers = await self._answers(asked, prepared, use)
         except QueueFull as error:
             error.retry_after = self._wait_of(asked.card.key)
@@ -144,30 +147,32 @@ class Front:
         return await self._response(asked, prepared, answers, timings, use.ticket)
 
     async def _prepared(self, request: web.Request, asked: Wanted, use: Use, timings: Timings) -> Prepared:
-        """The images of a request, received, looked for, and decoded as far as they were not found."""
+        """The items of a request, received, looked for, and decoded as far as they were not found."""
         with _counted(self._uploading, asked.card.key):
-            images = await self._receiver.receive(request, asked, timings)
-        found: list[Answered | None] = [None] * len(images)
+            received = await asked.dialect.receive(request, asked, self._receiver, timings)
+        items, asked = received.items, received.wanted
+        found: list[Answered | None] = [None] * len(items)
         offers: list[Offer] = []
         if asked.caching == "shared":
-            offers = [self._offer(asked, digest) for digest in await self._receiver.digests(images)]
+            offers = [self._offer(asked, digest) for digest in await self._receiver.digests(items)]
             found = await self._submissions.find(asked.card.key, offers, use)
             timings.mark("cache")
         missing = [n for n, answered in enumerate(found) if answered is None]
         jobs = []
         if missing:
             with _counted(self._uploading, asked.card.key):
-                numbered = [(n + 1, images[n]) for n in missing]
-                decoded = await self._receiver.decode(numbered, asked, many=len(images) > 1)
+                numbered = [(n + 1, items[n]) for n in missing]
+                decoded = await self._receiver.decode(numbered, asked, many=len(items) > 1)
             timings.mark("decode")
-            group = uuid.uuid4().hex if len(images) > 1 else ""
+            group = uuid.uuid4().hex if len(items) > 1 else ""
             subject = request.get(http.SUBJECT, "")
             offered = [offers[n] for n in missing] if offers else [self._offer(asked, d.digest) for d in decoded]
             jobs = [
                 replace(offer, job=_job(asked, offer, d, group, subject))
                 for offer, d in zip(offered, decoded, strict=True)
             ]
-        return Prepared(found, jobs, images[0] if asked.is_rendered else b"")
+        picture = items[0] if asked.is_rendered and isinstance(items[0], bytes) else b""
+        return Prepared(asked, found, jobs, picture)
 
     async def _answers(self, asked: Wanted, prepared: Prepared, use: Use) -> list[Answered]:
         """What was found, and the answers to the rest, in the order of the images."""
@@ -246,8 +251,7 @@ class Front:
                     headers[http.LOAD] = report.decode()
         if asked.is_rendered:
             return answering.picture(picture, asked, self._orders.worker, headers)
-        document = answering.document(answers, asked, timings, worker=self._orders.worker)
-        return http.json_response(document, headers=headers)
+        return asked.dialect.response(answers, asked, timings, headers, worker=self._orders.worker)
 
     async def _rendered(self, asked: Wanted, image: bytes, answered: Answered) -> bytes:
         predictions = (answered.reply.answer or {}).get("predictions", ())
@@ -317,6 +321,7 @@ def _job(asked: Wanted, offer: Offer, decoded: Decoded, group: str, subject: str
         digest=decoded.digest,
         frame=decoded.frame,
         flight=offer.sharing.flight if offer.sharing else "",
+        outputs=asked.outputs,
     )
 
 

@@ -125,7 +125,7 @@ class Executor:
     async def _run(self, batch: list[Claimed], images: Array) -> list[tuple[Claimed, Reply]]:
         self.begun += 1
         started = time.monotonic()
-        asked = [Asked(c.job.options, c.job.frame) for c in batch]
+        asked = [Asked(c.job.options, c.job.frame, c.job.outputs) for c in batch]
         try:
             loop = asyncio.get_running_loop()
             answers = await loop.run_in_executor(self._thread, self._runtime.run, images, asked)

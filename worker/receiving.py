@@ -1,4 +1,4 @@
-"""From a request's body to the images it asks about: received or fetched, and decoded in threads."""
+"""From a request's body to the items it asks about: images, received or fetched, and decoded in threads; or arrays."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from shoal import http
 from shoal.errors import DeadlineExceeded, InvalidRequest, ShoalError, TooManyPixels
 from shoal.wire import Frame, ModelCard, Tensor
 from worker.asking import Wanted
+from worker.dialects import Item
 from worker.fetching import Fetcher
 from worker.front_orders import Limits
 from worker.images import decode, pixels_of
@@ -33,7 +34,7 @@ _LONGEST_JSON = 64 * 1024
 
 @dataclass(frozen=True)
 class Decoded:
-    """A model's input, and what part of the picture it shows; ``digest`` is the sha256 of the image as it came."""
+    """A model's input, and what part of the picture it shows; ``digest`` is the sha256 of the item as it came."""
 
     digest: str
     tensor: Tensor
@@ -73,23 +74,35 @@ class Receiver:
         timings.mark("fetch")
         return images
 
-    async def digests(self, images: Sequence[bytes]) -> list[str]:
-        """The sha256 of each."""
-        if sum(map(len, images)) < _LARGE:
-            return _digests(images)
-        return await self.in_thread(partial(_digests, images))
+    @property
+    def most(self) -> int:
+        """Items in one request."""
+        return self._most
 
-    async def decode(self, images: Sequence[tuple[int, bytes]], wanted: Wanted, *, many: bool) -> list[Decoded]:
-        """The inputs of numbered images. Raises ``UnsupportedImage``, ``InvalidImage``, or ``TooManyPixels`` when one
-        has too many, or all together; of many images it says which."""
+    async def read_body(self, request: web.Request, wanted: Wanted, timings: Timings) -> bytes:
+        """A body that is not just images. Raises ``BodyTooLarge`` or ``UploadTimeout``."""
+        body = await http.read_body(request, wanted.limit, min(self._limits.upload_timeout, wanted.seconds))
+        timings.mark("receive")
+        return body
+
+    async def digests(self, items: Sequence[Item]) -> list[str]:
+        """The sha256 of each."""
+        if sum(map(_size, items)) < _LARGE:
+            return _digests(items)
+        return await self.in_thread(partial(_digests, items))
+
+    async def decode(self, items: Sequence[tuple[int, Item]], wanted: Wanted, *, many: bool) -> list[Decoded]:
+        """The inputs of numbered items. Raises ``UnsupportedImage``, ``InvalidImage``, or ``TooManyPixels`` when an
+        image has too many, or all together; of many it says which."""
         most, card, deadline = self._limits.max_pixels, wanted.card, wanted.deadline
         if many:
-            sizes = [self._numbered(n, partial(pixels_of, data, max_pixels=most)) for n, data in images]
-            if sum(await together(sizes)) > most:
+            images = [(n, item) for n, item in items if isinstance(item, bytes)]
+            sizes = [self._numbered(n, partial(pixels_of, image, max_pixels=most)) for n, image in images]
+            if sizes and sum(await together(sizes)) > most:
                 raise TooManyPixels(f"The images have more than {most} pixels together.")
-            return await together([self._numbered(n, partial(_decode, d, card, deadline, most)) for n, d in images])
-        (_, data), *_ = images
-        return [await self.in_thread(partial(_decode, data, card, deadline, most))]
+            return await together([self._numbered(n, partial(_decode, i, card, deadline, most)) for n, i in items])
+        (_, item), *_ = items
+        return [await self.in_thread(partial(_decode, item, card, deadline, most))]
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         """``work`` in one of the decode threads."""
@@ -102,15 +115,27 @@ class Receiver:
             raise type(error)(f"Image {number}: {error.message}") from error
 
 
-def _decode(data: bytes, card: ModelCard, deadline: float, max_pixels: int) -> Decoded:
+def _decode(item: Item, card: ModelCard, deadline: float, max_pixels: int) -> Decoded:
     if time.monotonic() > deadline:
         raise DeadlineExceeded
-    pixels, frame = decode(data, card.input, max_pixels=max_pixels)
-    return Decoded(hashlib.sha256(data).hexdigest(), Tensor(str(pixels.dtype), pixels.shape, pixels.tobytes()), frame)
+    if isinstance(item, Tensor):
+        return Decoded(_digest(item), item, None)
+    pixels, frame = decode(item, card.input, max_pixels=max_pixels)
+    return Decoded(_digest(item), Tensor(str(pixels.dtype), pixels.shape, pixels.tobytes()), frame)
 
 
-def _digests(images: Sequence[bytes]) -> list[str]:
-    return [hashlib.sha256(image).hexdigest() for image in images]
+def _size(item: Item) -> int:
+    return len(item.data if isinstance(item, Tensor) else item)
+
+
+def _digest(item: Item) -> str:
+    if isinstance(item, Tensor):
+        return hashlib.sha256(f"{item.dtype}{item.shape}".encode() + item.data).hexdigest()
+    return hashlib.sha256(item).hexdigest()
+
+
+def _digests(items: Sequence[Item]) -> list[str]:
+    return [_digest(item) for item in items]
 
 
 def _names_urls(request: web.Request) -> bool:

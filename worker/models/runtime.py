@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from shoal.wire import Frame, ModelCard
+from shoal.wire import Frame, ModelCard, Output
 
 Array = npt.NDArray[Any]
 
@@ -28,10 +28,18 @@ class DeviceLost(RuntimeError):
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked about one image: the options of its request, and what part of the picture the tensor shows."""
+    """What is asked about one image: the options of its request, and what part of the picture the tensor shows.
+
+    With ``outputs``, the network's own ones are asked for, and not the task's answer; none of them means all.
+    """
 
     options: Mapping[str, Any] = field(default_factory=dict)
     frame: Frame | None = None
+    outputs: Sequence[Output] | None = None
+
+
+class Outputs(dict[str, Any]):
+    """What the network gave for one image, by name: arrays without the batch, of numbers or (classes) of bytes."""
 
 
 class Runtime(Protocol):
@@ -47,10 +55,11 @@ class Runtime(Protocol):
     def run(self, batch: Array, asked: Sequence[Asked]) -> list[dict[str, Any]]:
         """Execute one batch.
 
-        ``batch`` is uint8 of shape (n, height, width, channels), n from 1 to ``card.max_batch_size``; ``asked`` is
-        what is asked about each image. Returns n JSON-ready answers in order, of the task's shape
-        (``worker/models/tasks``). Raises ``OutOfMemory`` or ``DeviceLost`` for those; whatever else it raises
-        becomes ``model_failed`` for the callers.
+        ``batch`` is uint8 of shape (n, height, width, channels), or of the dtype and shape of ``card.tensor`` for n
+        arrays that clients have made ready, n from 1 to ``card.max_batch_size``; ``asked`` is what is asked about each
+        image. Returns n answers in order: JSON-ready ones of the task's shape (``worker/models/tasks``), or
+        ``Outputs`` where those are asked for, which they always are of ready-made arrays. Raises ``OutOfMemory`` or
+        ``DeviceLost`` for those; whatever else it raises becomes ``model_failed`` for the callers.
         """
 
 

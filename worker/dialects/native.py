@@ -1,0 +1,99 @@
+"""Shoal's own dialect, and that of the origin systems: a picture as the body or in a form, answered with JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from aiohttp import web
+
+from shoal import http, logs
+from shoal.errors import WrongTask
+from shoal.wire import ModelCard
+from worker.asking import Wanted
+from worker.dialects import Received, Target
+from worker.receiving import Receiver
+from worker.submissions import Answered
+from worker.timings import Timings
+
+__all__ = ["PAIRS", "WHOLE"]
+
+_NO_BOXES = "Only the predictions of a model that finds boxes can be drawn."
+
+
+class _Native:
+    """What both shapes of answers have in common."""
+
+    def target(self, request: web.Request) -> Target:
+        return Target(request.query.get("model"), request.query.get("version"))
+
+    async def receive(self, request: web.Request, wanted: Wanted, receiver: Receiver, timings: Timings) -> Received:
+        return Received(await receiver.receive(request, wanted, timings), wanted)
+
+
+class Whole(_Native):
+    """``POST /predict``: a document, or the picture with its boxes."""
+
+    def renders(self, request: web.Request, card: ModelCard) -> bool:
+        wanted = _wants_a_picture(request)
+        if wanted and not card.boxes:
+            raise WrongTask(_NO_BOXES)
+        return wanted
+
+    def response(
+        self, answers: Sequence[Answered], wanted: Wanted, timings: Timings, headers: Mapping[str, str], *, worker: str
+    ) -> web.Response:
+        return http.json_response(_document(answers, wanted, timings, worker), headers=headers)
+
+
+class Pairs(_Native):
+    """``POST /``: the second origin system's lists of [label, score], of classifiers."""
+
+    def renders(self, request: web.Request, card: ModelCard) -> bool:
+        if card.task != "classification":
+            raise WrongTask
+        if _wants_a_picture(request):
+            raise WrongTask(_NO_BOXES)
+        return False
+
+    def response(
+        self, answers: Sequence[Answered], wanted: Wanted, timings: Timings, headers: Mapping[str, str], *, worker: str
+    ) -> web.Response:
+        lists = [_pairs(answered.reply.answer or {}) for answered in answers]
+        return http.json_response(lists if len(lists) > 1 else lists[0], headers=headers)
+
+
+WHOLE, PAIRS = Whole(), Pairs()
+
+
+def _wants_a_picture(request: web.Request) -> bool:
+    said = http.switch(request, "render")
+    return http.prefers(request, "image/jpeg") if said is None else said
+
+
+def _document(answers: Sequence[Answered], wanted: Wanted, timings: Timings, worker: str) -> dict[str, Any]:
+    """The answer as JSON-ready data; of several images a list."""
+    card = wanted.card
+    about = {
+        "model": card.model,
+        "version": card.version,
+        "digest": card.digest,
+        "worker": worker,
+        "request_id": logs.request_id.get(),
+    }
+    times = {"timings": {stage: round(ms, 2) for stage, ms in timings.stages.items()}}
+    if len(answers) > 1:
+        each = [{**(answered.reply.answer or {}), **_provenance(answered)} for answered in answers]
+        return {"success": True, "answers": each, **about, **times}
+    return {"success": True, **(answers[0].reply.answer or {}), **about, **_provenance(answers[0]), **times}
+
+
+def _provenance(answered: Answered) -> dict[str, Any]:
+    """Of a kept answer: no attempt, and no batch."""
+    if answered.cache == "hit":
+        return {"attempt": 0, "batch_size": 0, "cache": "hit"}
+    return {"attempt": answered.reply.attempt, "batch_size": answered.reply.batch_size, "cache": answered.cache}
+
+
+def _pairs(answer: dict[str, Any]) -> list[list[Any]]:
+    return [[p["label"], p["probability"]] for p in answer["predictions"]]
