@@ -17,9 +17,10 @@ from dataclasses import dataclass
 import msgspec
 
 from discovery import Member
+from shoal.documents import WorkerState
 from shoal.wire import LoadReport, ModelLoad, Priority
 
-STATES = ("ready", "draining", "ejected", "silent", "unreachable")
+STATES: tuple[WorkerState, ...] = ("ready", "draining", "ejected", "silent", "unreachable")
 
 _FRESH_SECONDS = 2.0
 _ON_THE_WAY_SECONDS = 2.0
@@ -55,7 +56,7 @@ class Worker:
         return self.member.public_url or (self.report.public_url if self.report else None)
 
     @property
-    def state(self) -> str:
+    def state(self) -> WorkerState:
         now = time.monotonic()
         if not self._reachable:
             return "unreachable"

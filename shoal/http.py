@@ -9,9 +9,11 @@ import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from functools import cache
 from http import HTTPStatus
 from typing import Any, TypeVar
 
+import msgspec
 from aiohttp import BodyPartReader, web
 from aiohttp.http_exceptions import BadHttpMessage
 
@@ -62,11 +64,23 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def dumps(document: object) -> str:
+    if isinstance(document, msgspec.Struct):
+        return msgspec.json.encode(document).decode()
     return json.dumps(document, separators=(",", ":"), ensure_ascii=False)
 
 
 def json_response(document: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     return web.Response(text=dumps(document), status=status, headers=headers, content_type="application/json")
+
+
+def document_of(make: Callable[[], object]) -> Handler:
+    """A handler that answers with the same JSON document each time, made at the first."""
+    text = cache(lambda: dumps(make()))
+
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(text=text(), content_type="application/json")
+
+    return answer
 
 
 def error_response(error: ShoalError, request_id: str, path: str = "") -> web.Response:

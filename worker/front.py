@@ -24,10 +24,11 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from shoal import http, logs, metrics, processes, service
+from shoal.documents import Live, Ready
 from shoal.errors import DeadlineExceeded, MissingTicket, NotReady, QueueFull, ShoalError, SpentTicket
 from shoal.tickets import Ticket, Verifier
 from shoal.wire import Job, NodeState
-from worker import answering
+from worker import answering, description
 from worker.asking import Wanted, wanted
 from worker.dialects import Dialect, native
 from worker.fetching import Fetcher
@@ -114,6 +115,7 @@ class Front:
             app.router.add_post(path, partial(self._predict, dialect), expect_handler=http.expect_nothing_yet)
         app.router.add_get("/", self._welcome)
         app.router.add_get("/livez", self._live)
+        app.router.add_get("/openapi.json", http.document_of(description.document))
         return app
 
     def internal_app(self) -> web.Application:
@@ -278,10 +280,10 @@ class Front:
             raise NotReady("The node's queue does not answer.") from error
         if not any(state.status == "ready" for state in self._reports.state.models.values()):
             raise NotReady
-        return http.json_response({"ready": True})
+        return http.json_response(Ready(True))
 
     async def _live(self, request: web.Request) -> web.Response:
-        return http.json_response({"live": True})
+        return http.json_response(Live(True))
 
     async def _welcome(self, request: web.Request) -> web.Response:
         return web.Response(text="Welcome to Shoal. This is a worker: POST an image to /predict with a ticket.\n")

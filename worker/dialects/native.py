@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aiohttp import web
+from msgspec import to_builtins
 
 from shoal import http, logs
+from shoal.documents import Provenance, Source
 from shoal.errors import WrongTask
 from shoal.wire import ModelCard
 from worker.asking import Wanted
@@ -73,26 +75,25 @@ def _wants_a_picture(request: web.Request) -> bool:
 
 def _document(answers: Sequence[Answered], wanted: Wanted, timings: Timings, worker: str) -> dict[str, Any]:
     """The answer as JSON-ready data; of several images a list."""
-    card = wanted.card
-    about = {
-        "model": card.model,
-        "version": card.version,
-        "digest": card.digest,
-        "worker": worker,
-        "request_id": logs.request_id.get(),
-    }
-    times = {"timings": {stage: round(ms, 2) for stage, ms in timings.stages.items()}}
-    if len(answers) > 1:
-        each = [{**(answered.reply.answer or {}), **_provenance(answered)} for answered in answers]
-        return {"success": True, "answers": each, **about, **times}
-    return {"success": True, **(answers[0].reply.answer or {}), **about, **_provenance(answers[0]), **times}
+    source = Source(
+        success=True,
+        model=wanted.card.model,
+        version=wanted.card.version,
+        digest=wanted.card.digest,
+        worker=worker,
+        request_id=logs.request_id.get(),
+        timings={stage: round(ms, 2) for stage, ms in timings.stages.items()},
+    )
+    each = [{**(answered.reply.answer or {}), **to_builtins(_provenance(answered))} for answered in answers]
+    return {**(each[0] if len(each) == 1 else {"answers": each}), **to_builtins(source)}
 
 
-def _provenance(answered: Answered) -> dict[str, Any]:
+def _provenance(answered: Answered) -> Provenance:
     """Of a kept answer: no attempt, and no batch."""
     if answered.cache == "hit":
-        return {"attempt": 0, "batch_size": 0, "cache": "hit"}
-    return {"attempt": answered.reply.attempt, "batch_size": answered.reply.batch_size, "cache": answered.cache}
+        return Provenance(attempt=0, batch_size=0, cache="hit")
+    reply = answered.reply
+    return Provenance(attempt=reply.attempt, batch_size=reply.batch_size, cache=answered.cache)
 
 
 def _pairs(answer: dict[str, Any]) -> list[list[Any]]:

@@ -1,0 +1,116 @@
+"""The gateway's interface as its OpenAPI document says it: every route of the public listener."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
+
+from shoal import openapi
+from shoal.descriptions import LIVE, OPENAPI, SCHEMES, SWITCH, TIMEOUT, native
+from shoal.documents import Lookup, OneWorker, Ready, Status
+from shoal.errors import (
+    BadGateway,
+    Draining,
+    InvalidKey,
+    InvalidOption,
+    MissingKey,
+    NoWorker,
+    QueueFull,
+    UnknownLabel,
+    UnknownModel,
+    UnknownPath,
+)
+from shoal.openapi import BINARY, JSON, TEXT, Answer, Operation, Parameter
+
+__all__ = ["MOST_USES", "OPERATIONS", "document"]
+
+MOST_USES = 64
+"""Of a ticket."""
+
+_KEY = ("key", "key_header")
+_UNAUTHORIZED = (MissingKey, InvalidKey)
+_LONGEST_KEY = Meta(max_length=256)
+
+_WHOM = (
+    native.MODEL,
+    native.VERSION,
+    Parameter("label", str, "The label of a version, instead of its number."),
+    Parameter("key", Annotated[str, _LONGEST_KEY], "Where traffic is split, equal keys get equal versions."),
+    Parameter("Shoal-Key", Annotated[str, _LONGEST_KEY], "The same key.", "header"),
+    Parameter("priority", Literal["interactive", "bulk"], "`bulk` waits for the others."),
+)
+_LOOKUP = (
+    *_WHOM,
+    TIMEOUT,
+    Parameter("n", Annotated[int, Meta(ge=1, le=MOST_USES)], "Uses of the ticket."),
+    Parameter("exclude", str, "Incarnations of workers to avoid, separated by commas."),
+    Parameter("digest", Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$")], "The SHA-256 of the image."),
+    Parameter("format", Literal["json", "text", "port"], "`text`: the complete URL; `port`: `PORT/?ticket=…`."),
+)
+_REDIRECT = Parameter("redirect", SWITCH, "`1`: the answer is where to upload it, with a ticket in the URL.")
+_ELSEWHERE = Answer("Upload it there.", headers={"Location": "A worker's URL, with a ticket."})
+_CHOICE = (InvalidOption, UnknownModel, UnknownLabel, QueueFull, NoWorker)
+
+OPERATIONS: tuple[Operation, ...] = (
+    *native.predictions(
+        (*_WHOM, _REDIRECT), (*_UNAUTHORIZED, UnknownLabel, BadGateway, NoWorker), _KEY, {307: _ELSEWHERE}
+    ),
+    Operation(
+        "GET",
+        "/lookup",
+        "Where to upload an image, with a ticket for it",
+        "predictions",
+        {200: Answer("A worker and a ticket.", {JSON: Lookup, TEXT: str})},
+        parameters=_LOOKUP,
+        errors=(*_UNAUTHORIZED, *_CHOICE),
+        credentials=_KEY,
+    ),
+    Operation(
+        "GET",
+        "/status",
+        "Every worker with its load, and what is published",
+        "cluster",
+        {200: Answer("The cluster as this gateway sees it.", {JSON: Status})},
+        errors=_UNAUTHORIZED,
+        credentials=_KEY,
+    ),
+    Operation(
+        "GET",
+        "/workers/{incarnation}",
+        "The state of one worker",
+        "cluster",
+        {200: Answer("Its state; `gone` when there is none by that incarnation.", {JSON: OneWorker})},
+        parameters=(Parameter("incarnation", str, "As a lookup says it.", "path"),),
+        errors=_UNAUTHORIZED,
+        credentials=_KEY,
+    ),
+    LIVE,
+    Operation(
+        "GET",
+        "/readyz",
+        "Whether the gateway takes requests",
+        "health",
+        {200: Answer("It does.", {JSON: Ready})},
+        errors=(Draining,),
+    ),
+    Operation("GET", "/", "A welcome", "about", {200: Answer("Some text.", {TEXT: str})}),
+    OPENAPI,
+    Operation("GET", "/docs", "This document as a page", "about", {200: Answer("The page.", {"text/html": str})}),
+    Operation(
+        "GET",
+        "/docs/{file}",
+        "A part of that page",
+        "about",
+        {200: Answer("The file.", {"text/javascript": str, "text/css": str, "image/png": BINARY})},
+        parameters=(Parameter("file", str, "Its name.", "path", example="start.js"),),
+        errors=(UnknownPath,),
+    ),
+)
+
+
+def document() -> dict[str, Any]:
+    """The OpenAPI document of a gateway."""
+    schemes = {name: scheme for name, scheme in SCHEMES.items() if name in _KEY}
+    about = "Image inference on a cluster: send an image here, or ask where to upload it."
+    return openapi.document("Shoal, gateway", about, OPERATIONS, schemes=schemes)
