@@ -158,6 +158,7 @@ def middleware(metrics: HttpMetrics, is_draining: Callable[[], bool]) -> Any:
 
 
 async def _answer(request: web.Request, handler: Handler, request_id: str) -> web.StreamResponse:
+    allow = ""
     try:
         return await handler(request)
     except ShoalError as error:
@@ -166,6 +167,7 @@ async def _answer(request: web.Request, handler: Handler, request_id: str) -> we
         if error.status < HTTPStatus.BAD_REQUEST:
             raise
         failure = _translate(error)
+        allow = error.headers.get("Allow", "")
     except (BadHttpMessage, web.RequestPayloadError) as error:
         failure = InvalidRequest(f"The body is malformed: {type(error).__name__}.")
     except Exception:
@@ -173,6 +175,8 @@ async def _answer(request: web.Request, handler: Handler, request_id: str) -> we
         failure = ShoalError()
     response = error_response(failure, request_id, request.path)
     response.headers["Shoal-Code"] = failure.code
+    if allow:
+        response.headers["Allow"] = allow
     if not request.content.is_eof():
         response.force_close()
     return response
