@@ -148,14 +148,12 @@ class Oracle:
         message = BytesParser(policy=HTTP).parsebytes(head + sent.body)
         if not message.is_multipart():
             return {"invalid_request", "missing_image"}
-        if _ODD_HEAD.search(sent.body):
-            return {"invalid_request", "missing_image"}
         fields = [part for part in message.iter_parts() if _name(part) in ("image", "data")]
+        malformed = {"invalid_request"} if len(fields) > MOST_IMAGES or _ODD_HEAD.search(sent.body) else set()
         if not fields:
-            return {"missing_image"}
-        if len(fields) > MOST_IMAGES:
-            return {"invalid_request"}
-        return set().union(*(self.images.codes(_payload(part)) for part in fields))
+            return {"missing_image"} | malformed
+        codes = set().union(*(self.images.codes(_payload(part)) for part in fields))
+        return malformed if len(fields) > MOST_IMAGES else codes | malformed
 
     def _file(self, sent: Sent) -> set[str]:
         names = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png", "start.js", "page.css")

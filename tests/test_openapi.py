@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from unittest.mock import MagicMock
@@ -47,6 +48,7 @@ EXAMPLES = {"gateway": 400, "worker": 400}
 """Cases of each operation that are drawn at random, beside those at its bounds."""
 FEWEST = {"gateway": 2500, "worker": 1000}
 URL_HOSTS = "url_hosts=pictures.example"
+ROOM = "capacity=100000"  # thousands of lookups are permitted, and few of them used
 
 
 def _made(cls: Callable[..., Any], **real: object) -> Any:
@@ -219,9 +221,10 @@ def test_the_oracle(path: str, change: dict[str, Any], expected: set[str]) -> No
 
 @pytest.fixture(scope="module")
 def small() -> Iterator[Cluster]:
-    """A gateway and a worker that fetches from one host, which nobody names."""
-    settings = ("--gateway-setting", "ticket_lifetime=300", "--worker-setting", URL_HOSTS)
-    with up("--workers", "1", "--model", "fake", *settings) as running:
+    """A gateway and a worker that fetches from one host, which nobody names, and refuses nobody."""
+    gateway, worker = ["ticket_lifetime=300"], [URL_HOSTS, ROOM]
+    settings = [*(("--gateway-setting", s) for s in gateway), *(("--worker-setting", s) for s in worker)]
+    with up("--workers", "1", "--model", "fake", *chain.from_iterable(settings)) as running:
         yield running
 
 
