@@ -46,10 +46,10 @@ def key_of(request: web.Request) -> str:
 
 def digest_of(request: web.Request) -> str:
     """The sha256 of the image that will be uploaded, if the caller says it. Raises ``InvalidOption``."""
-    digest = request.query.get("digest", "").lower()
-    if digest and not _DIGEST.fullmatch(digest):
+    digest = request.query.get("digest")
+    if digest is not None and not _DIGEST.fullmatch(digest.lower()):
         raise InvalidOption("digest is the SHA-256 of the image: 64 hexadecimal digits.")
-    return digest
+    return (digest or "").lower()
 
 
 def excluded(request: web.Request) -> frozenset[str]:
