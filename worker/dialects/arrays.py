@@ -288,16 +288,15 @@ def _objects_as_text(values: Values) -> Values:
 
 def _values(tensor: Tensor) -> Values:
     """An output as it travelled. Raises ``ValueError`` or ``TypeError`` when it is none."""
-    dtype = np.dtype(tensor.dtype)
-    if dtype.kind == "O":
+    if tensor.dtype == "bytes":
         try:
-            return _objects(_elements("", memoryview(tensor.data), math.prod(tensor.shape))).reshape(tensor.shape)
+            return from_bytes("", tensor.data, "object", tensor.shape)
         except InvalidRequest as error:
             raise ValueError(error.message) from error
-    values = np.frombuffer(tensor.data, dtype).reshape(tensor.shape)
-    if dtype.kind == "S":
-        return _objects(values.reshape(-1).tolist()).reshape(tensor.shape)
-    return values
+    dtype = np.dtype(tensor.dtype)
+    if dtype.name not in _NAMES or dtype.kind == "O":
+        raise ValueError(f"{tensor.dtype} has no name in the Open Inference Protocol")
+    return np.frombuffer(tensor.data, dtype.newbyteorder("<")).reshape(tensor.shape)
 
 
 def _listed(shape: Sequence[int]) -> str:
