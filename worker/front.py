@@ -23,18 +23,20 @@ import msgspec
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from shoal import http, logs, metrics, processes, service
+from shoal import http, logs, metrics, paths, processes, service
 from shoal.errors import DeadlineExceeded, MissingTicket, NotReady, QueueFull, ShoalError, SpentTicket
 from shoal.tickets import Ticket, Verifier
 from shoal.wire import Job, NodeState
 from worker import answering
 from worker.asking import Wanted, wanted
-from worker.dialects import Dialect, native
+from worker.dialects import Dialect, native, open_inference
+from worker.dialects.open_inference_questions import OpenInferenceQuestions
 from worker.fetching import Fetcher
 from worker.front_orders import Orders
 from worker.images import annotate
 from worker.jobs import Offer
 from worker.load_reports import LoadReports
+from worker.questions import Questions
 from worker.queue import Queue, QueueUnavailable, bulk_capacity
 from worker.receiving import Decoded, Receiver
 from worker.submissions import Answered, Submissions, Use
@@ -42,7 +44,11 @@ from worker.timings import Timings
 
 log = logging.getLogger("worker.front")
 
-_DIALECTS: tuple[tuple[str, Dialect], ...] = (("/predict", native.WHOLE), ("/", native.PAIRS))
+_DIALECTS: tuple[tuple[str, Dialect], ...] = (
+    ("/predict", native.WHOLE),
+    ("/", native.PAIRS),
+    *((path, open_inference.INFER) for path in paths.OPEN_INFERENCE),
+)
 _LONGEST_NAME = 128
 _LONGEST_HEADER = 8000  # HTTP libraries take about 8190
 
@@ -111,7 +117,10 @@ class Front:
         """What clients may reach."""
         app = web.Application(middlewares=[http.middleware(self._metrics, lambda: self.is_draining)])
         for path, dialect in _DIALECTS:
-            app.router.add_post(path, partial(self._predict, dialect), expect_handler=http.expect_nothing_yet)
+            predict = answering.counted(partial(self._predict, dialect), self._metrics)
+            app.router.add_post(path, predict, expect_handler=http.expect_nothing_yet)
+        questions = Questions(self._reports, self._ticket)
+        OpenInferenceQuestions(questions, self._metrics, live=self._live, ready=self._ready).add_to(app)
         app.router.add_get("/", self._welcome)
         app.router.add_get("/livez", self._live)
         return app
@@ -251,7 +260,11 @@ class Front:
                     headers[http.LOAD] = report.decode()
         if asked.is_rendered:
             return answering.picture(picture, asked, self._orders.worker, headers)
-        return asked.dialect.response(answers, asked, timings, headers, worker=self._orders.worker)
+        respond = partial(asked.dialect.response, answers, asked, timings, headers, worker=self._orders.worker)
+        began = time.perf_counter()
+        response = await self._receiver.in_thread(respond) if answering.is_large(answers) else respond()
+        self._metrics.stage.labels(asked.card.key, "answer").observe(time.perf_counter() - began)
+        return response
 
     async def _rendered(self, asked: Wanted, image: bytes, answered: Answered) -> bytes:
         predictions = (answered.reply.answer or {}).get("predictions", ())
