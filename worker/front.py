@@ -23,7 +23,7 @@ import msgspec
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from shoal import http, logs, metrics, processes, service
+from shoal import cors, http, logs, metrics, processes, service
 from shoal.errors import DeadlineExceeded, MissingTicket, NotReady, QueueFull, ShoalError, SpentTicket
 from shoal.tickets import Ticket, Verifier
 from shoal.wire import Job, NodeState
@@ -38,6 +38,7 @@ from worker.load_reports import LoadReports
 from worker.queue import Queue, QueueUnavailable, bulk_capacity
 from worker.receiving import Decoded, Receiver
 from worker.submissions import Answered, Submissions, Use
+from worker.tally import Tally
 from worker.timings import Timings
 
 log = logging.getLogger("worker.front")
@@ -92,6 +93,7 @@ class Front:
         self._unanswered: Counter[str] = Counter()  # requests, by model version
         self._requests = 0
         self._bytes = 0
+        self._tally = Tally()
 
     def __repr__(self) -> str:
         return f"<Front {self._orders.front}: {self._requests} requests, {len(self._reports.state.models)} models>"
@@ -104,12 +106,14 @@ class Front:
         """Take every node state that the supervisor writes; without it there is no node."""
         async for line in lines:
             self._reports.tell(msgspec.json.decode(line, type=NodeState))
-            processes.tell_parent({"event": "alive", "models": [*{*self._reports.state.models, *self._unanswered}]})
+            models = [*{*self._reports.state.models, *self._unanswered}]
+            processes.tell_parent({"event": "alive", "models": models, "served": self._tally.document()})
         os._exit(1)
 
     def public_app(self) -> web.Application:
         """What clients may reach."""
         app = web.Application(middlewares=[http.middleware(self._metrics, lambda: self.is_draining)])
+        cors.allow(app, self._limits.cors_origins)
         for path, dialect in _DIALECTS:
             app.router.add_post(path, partial(self._predict, dialect), expect_handler=http.expect_nothing_yet)
         app.router.add_get("/", self._welcome)
@@ -122,6 +126,7 @@ class Front:
         app.router.add_get("/readyz", self._ready)
         app.router.add_get("/load", self._load)
         app.router.add_get("/metrics", self._exposition)
+        app.router.add_post("/drain", self._drain)
         return app
 
     # Predictions
@@ -144,6 +149,8 @@ class Front:
         finally:
             if use.ticket is not None and not use.bound:
                 self._submissions.arrived(use.ticket.model, use.ticket, spend=spend)
+        size = request.content.total_bytes
+        self._tally.count(asked.card.key, use.ticket, seconds=timings.seconds, size=size)
         return await self._response(asked, prepared, answers, timings, use.ticket)
 
     async def _prepared(self, request: web.Request, asked: Wanted, use: Use, timings: Timings) -> Prepared:
@@ -279,6 +286,15 @@ class Front:
         if not any(state.status == "ready" for state in self._reports.state.models.values()):
             raise NotReady
         return http.json_response({"ready": True})
+
+    async def _drain(self, request: web.Request) -> web.Response:
+        """Drain the node, as at SIGTERM, on the signed word of a gateway."""
+        token = http.bearer(request)
+        if self._verifier is None or token is None:
+            raise MissingTicket
+        request[http.SUBJECT] = self._verifier.verify_order(token, "drain")
+        processes.tell_parent({"event": "drain"})
+        return http.json_response({"draining": True}, status=202)
 
     async def _live(self, request: web.Request) -> web.Response:
         return http.json_response({"live": True})
