@@ -7,19 +7,22 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from shoal import openapi
-from shoal.descriptions import LIVE, OPENAPI, SCHEMES, SWITCH, TIMEOUT, native
-from shoal.documents import Lookup, OneWorker, Ready, Status
+from shoal.descriptions import LIVE, OPENAPI, SCHEMES, SWITCH, TIMEOUT, native, open_inference
+from shoal.documents import Drained, Lookup, OneWorker, Ready, Status
 from shoal.errors import (
     BadGateway,
     Draining,
     InvalidKey,
     InvalidOption,
     MissingKey,
+    NotAllowed,
     NoWorker,
     QueueFull,
+    TooManyListeners,
     UnknownLabel,
     UnknownModel,
     UnknownPath,
+    UnknownWorker,
 )
 from shoal.openapi import BINARY, JSON, TEXT, Answer, Operation, Parameter
 
@@ -30,16 +33,21 @@ MOST_USES = 64
 
 _KEY = ("key", "key_header")
 _UNAUTHORIZED = (MissingKey, InvalidKey)
+_AWAY = (BadGateway, NoWorker, Draining)
 _LONGEST_KEY = Meta(max_length=256)
 
-_WHOM = (
-    native.MODEL,
-    native.VERSION,
-    Parameter("label", str, "The label of a version, instead of its number."),
+_SPLIT = (
     Parameter("key", Annotated[str, _LONGEST_KEY], "Where traffic is split, equal keys get equal versions."),
     Parameter("Shoal-Key", Annotated[str, _LONGEST_KEY], "The same key.", "header"),
     Parameter("priority", Literal["interactive", "bulk"], "`bulk` waits for the others."),
 )
+_WHOM = (
+    native.MODEL,
+    native.VERSION,
+    Parameter("label", str, "The label of a version, instead of its number."),
+    *_SPLIT,
+)
+_INCARNATION = Parameter("incarnation", str, "As a lookup says it.", "path")
 _LOOKUP = (
     *_WHOM,
     TIMEOUT,
@@ -50,12 +58,11 @@ _LOOKUP = (
 )
 _REDIRECT = Parameter("redirect", SWITCH, "`1`: the answer is where to upload it, with a ticket in the URL.")
 _ELSEWHERE = Answer("Upload it there.", headers={"Location": "A worker's URL, with a ticket."})
+_WELCOME = {TEXT: str, "text/html": str}
 _CHOICE = (InvalidOption, UnknownModel, UnknownLabel, QueueFull, NoWorker)
 
 OPERATIONS: tuple[Operation, ...] = (
-    *native.predictions(
-        (*_WHOM, _REDIRECT), (*_UNAUTHORIZED, UnknownLabel, BadGateway, NoWorker), _KEY, {307: _ELSEWHERE}
-    ),
+    *native.predictions((*_WHOM, _REDIRECT), (*_UNAUTHORIZED, UnknownLabel, *_AWAY), _KEY, {307: _ELSEWHERE}),
     Operation(
         "GET",
         "/lookup",
@@ -81,10 +88,32 @@ OPERATIONS: tuple[Operation, ...] = (
         "The state of one worker",
         "cluster",
         {200: Answer("Its state; `gone` when there is none by that incarnation.", {JSON: OneWorker})},
-        parameters=(Parameter("incarnation", str, "As a lookup says it.", "path"),),
+        parameters=(_INCARNATION,),
         errors=_UNAUTHORIZED,
         credentials=_KEY,
     ),
+    Operation(
+        "POST",
+        "/workers/{incarnation}/drain",
+        "Have a worker finish what it has, and stop",
+        "cluster",
+        {202: Answer("It has been told.", {JSON: Drained})},
+        about="For those with an admin key.",
+        parameters=(_INCARNATION,),
+        errors=(*_UNAUTHORIZED, NotAllowed, UnknownWorker, BadGateway),
+        credentials=_KEY,
+    ),
+    Operation(
+        "GET",
+        "/events",
+        "The state of the cluster, live",
+        "cluster",
+        {200: Answer("`hello`, then `state` whenever it has changed.", {"text/event-stream": str})},
+        about="Server-sent events that do not end; each `state` is a JSON document.",
+        errors=(*_UNAUTHORIZED, TooManyListeners, Draining),
+        credentials=_KEY,
+    ),
+    *open_inference.operations(_SPLIT, (*_UNAUTHORIZED, *_AWAY), (*_UNAUTHORIZED, *_AWAY), _KEY),
     LIVE,
     Operation(
         "GET",
@@ -94,7 +123,7 @@ OPERATIONS: tuple[Operation, ...] = (
         {200: Answer("It does.", {JSON: Ready})},
         errors=(Draining,),
     ),
-    Operation("GET", "/", "A welcome", "about", {200: Answer("Some text.", {TEXT: str})}),
+    Operation("GET", "/", "The web page", "about", {200: Answer("To a browser; a line of text to others.", _WELCOME)}),
     OPENAPI,
     Operation("GET", "/docs", "This document as a page", "about", {200: Answer("The page.", {"text/html": str})}),
     Operation(

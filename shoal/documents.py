@@ -74,6 +74,12 @@ class OneWorker(msgspec.Struct, frozen=True):
     state: WorkerState
 
 
+class LoadOfModel(ModelLoad, frozen=True, kw_only=True):
+    """The load of a model version on one worker. ``expected_wait`` is in seconds, of an interactive image."""
+
+    expected_wait: Quantity
+
+
 class StatusOfWorker(msgspec.Struct, frozen=True):
     """One worker as a gateway sees it; ``models`` is the load of its model versions."""
 
@@ -83,7 +89,14 @@ class StatusOfWorker(msgspec.Struct, frozen=True):
     zone: str
     version: str
     public_url: str | None
-    models: dict[str, ModelLoad]
+    models: dict[str, LoadOfModel]
+
+
+class Drained(msgspec.Struct, frozen=True):
+    """A worker that was told to drain."""
+
+    name: str
+    draining: True_
 
 
 class StatusOfModel(msgspec.Struct, frozen=True):

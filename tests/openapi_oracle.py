@@ -15,13 +15,22 @@ from functools import cached_property
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+import jsonschema_rs
+
 OK = "ok"
 MOST_IMAGES = 16
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF", b"GIF8", b"BM", b"II*\x00", b"MM\x00*")
 _ODD_HEAD = re.compile(rb"Content-Disposition:[^\r\n]*[^\x20-\x7e\r\n]")
 _LATE = {"deadline_exceeded", "upload_timeout", "queue_full"}
 _SHORT_MS = 3000
+_LENGTH = "Inference-Header-Content-Length"
+_OF_IMAGES = {OK, "unsupported_image", "invalid_image"}
+GOOD_INPUT = {"name": "image", "shape": [1, 32, 32, 3], "datatype": "UINT8", "data": [7] * 3072}
+"""What the model ``fake`` takes as pixels."""
 _LONGEST_JSON = 64 * 1024
+
+
+DOCS = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png", "start.js", "page.css")
 
 
 @dataclass(frozen=True)
@@ -91,8 +100,7 @@ class Oracle:
         faults |= self._parameters(sent, operation) | self._choice(sent, operation)
         if "requestBody" in operation and sent.query.get("redirect") != "1":
             faults |= self._body(sent) - {OK}
-        if sent.template == "/docs/{file}":
-            faults |= self._file(sent)
+        faults |= self._path(sent)
         timeout = sent.headers.get("Shoal-Timeout-Ms", "")
         if timeout.isdigit() and int(timeout) < _SHORT_MS:
             return (faults or {OK}) | _LATE
@@ -117,19 +125,23 @@ class Oracle:
             place = {"query": sent.query, "header": sent.headers}.get(parameter["in"], {})
             text = place.get(parameter["name"])
             seen_later = is_redirect and parameter["name"] in ("top_k", "cache", "render")
+            seen_later |= parameter["name"] == _LENGTH
             if text is not None and not seen_later and not _fits(text, parameter["schema"]):
                 return {"invalid_option"}
         return set()
 
     def _choice(self, sent: Sent, operation: Mapping[str, Any]) -> set[str]:
         """Nothing but version 1 of the model ``fake`` is served, and it has no labels."""
+        if sent.template.startswith("/v2/repository/"):
+            return set()
         named = {parameter["name"] for parameter in operation.get("parameters", ())} | set(sent.variables or {})
         said = {name: text for name, text in (sent.query | (sent.variables or {})).items() if name in named}
         faults = set()
         if "version" in said and "label" in said:
             faults.add("invalid_option")
         if said.get("model", "") not in ("", "fake") or said.get("version", "1") != "1":
-            faults.add("invalid_ticket" if self.is_worker else "unknown_model")
+            is_counted = sent.template.endswith("/stats") and said.get("model") == "fake"
+            faults.add("invalid_ticket" if self.is_worker and not is_counted else "unknown_model")
         if "label" in said:
             faults.add("unknown_label")
         if said.get("render") == "1" and sent.query.get("redirect") != "1":
@@ -137,6 +149,10 @@ class Oracle:
         return faults
 
     def _body(self, sent: Sent) -> set[str]:
+        if sent.template.endswith("/infer"):
+            return self._infer(sent)
+        if sent.template == "/v2/repository/index":
+            return self._index(sent)
         if sent.content_type == "application/json":
             return _urls(sent.body)
         if sent.content_type.startswith("multipart/"):
@@ -155,9 +171,52 @@ class Oracle:
         codes = set().union(*(self.images.codes(_payload(part)) for part in fields))
         return malformed if len(fields) > MOST_IMAGES else codes | malformed
 
-    def _file(self, sent: Sent) -> set[str]:
-        names = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png", "start.js", "page.css")
-        return set() if (sent.variables or {}).get("file") in names else {"unknown_path"}
+    def _path(self, sent: Sent) -> set[str]:
+        """Where the path alone decides."""
+        match sent.template:
+            case "/docs/{file}" if (sent.variables or {}).get("file") not in DOCS:
+                return {"unknown_path"}
+            case "/workers/{incarnation}/drain":
+                return {"unknown_worker"}
+            case path if path.startswith("/v2/repository/models/"):
+                return {"invalid_request"}
+        return set()
+
+    def _infer(self, sent: Sent) -> set[str]:
+        """Of the Open Inference Protocol: JSON with tensors, or an image."""
+        text = sent.headers.get(_LENGTH)
+        if text is not None and not re.fullmatch("[0-9]{1,11}", text):
+            return {"invalid_request"}
+        if not sent.body:
+            return {"empty_body"}
+        if text is not None and int(text) == 0:
+            return self.images.codes(sent.body)
+        if text is not None and int(text) > len(sent.body):
+            return {"invalid_request"}
+        document = _json(sent.body if text is None else sent.body[: int(text)])
+        if not self._is("InferRequest", document):
+            return {"invalid_request"}
+        if {**document, "id": ""} == {"inputs": [GOOD_INPUT], "id": ""} and text is None:
+            return {OK}
+        return _OF_IMAGES | _LATE | {"invalid_request", "empty_body"}
+
+    def _index(self, sent: Sent) -> set[str]:
+        if not sent.body:
+            return set()
+        return set() if self._is("IndexRequest", _json(sent.body)) else {"invalid_request"}
+
+    def _is(self, name: str, document: object) -> bool:
+        """Whether a schema of the description allows it."""
+        schema = {"$ref": f"#/components/schemas/{name}", "components": self.document["components"]}
+        return jsonschema_rs.validator_for(schema).is_valid(document)
+
+
+def _json(text: bytes) -> Any:
+    """What no schema allows, where it is no JSON."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
 
 
 def _name(part: Any) -> object:

@@ -70,7 +70,7 @@ def wanted(
     request: web.Request, ticket: Ticket | None, dialect: Dialect, *, reports: LoadReports, limits: Limits
 ) -> Wanted:
     """Everything that the head of a request says, checked. Raises what is wrong with it."""
-    state, card = _model(dialect.target(request), ticket, reports)
+    state, card = model_of(dialect.target(request), ticket, reports)
     request[http.MODEL] = card.key
     is_rendered = dialect.renders(request, card)
     seconds = http.timeout_of(request, default=limits.request_timeout, most=limits.longest_timeout)
@@ -98,7 +98,11 @@ def _caching(request: web.Request, card: ModelCard, limits: Limits) -> Caching:
     return "fresh" if wish is False or "no-cache" in said else "shared"
 
 
-def _model(target: Target, ticket: Ticket | None, reports: LoadReports) -> tuple[ModelState, ModelCard]:
+def model_of(target: Target, ticket: Ticket | None, reports: LoadReports) -> tuple[ModelState, ModelCard]:
+    """The model version of a request: that of its ticket, or the one it names, or the node's best of the model.
+
+    Raises ``InvalidTicket`` for a ticket of another one, ``UnknownModel``, or ``NotReady`` while it has no card.
+    """
     model, version = target.model, target.version
     models = reports.state.models
     if ticket is not None:
