@@ -33,7 +33,7 @@ from worker.queue import Queue
 MOST = 16
 KEY = "sums@1"
 CARD = ModelCard("sums", "1", "d", "tensors", ImageInput("image", 2, 2, channels=1), MOST)
-RAISES, DOES_NOT_FIT = 666.0, 777.0
+RAISES, DOES_NOT_FIT = -666.0, -777.0
 ANSWERED, RAW, TALL, LAST, CLASSED = None, (), (Output("tall"),), (Output("sums"),), (Output("sums", 2),)
 ASKS = (ANSWERED, RAW, TALL, LAST, CLASSED)
 
