@@ -226,19 +226,12 @@ def _images(name: str, values: Values) -> list[Item]:
 
 def _fits(values: Values, card: ModelCard) -> bool:
     row = values.shape[1:]
-    if values.dtype == np.uint8 and row == (card.input.height, card.input.width, card.input.channels):
-        return True
-    spec = card.tensor
-    if spec is None or values.dtype.name != spec.dtype or len(row) != len(spec.shape):
-        return False
-    return all(side == own or (own == -1 and side > 0) for side, own in zip(row, spec.shape, strict=True))
+    is_image = values.dtype == np.uint8 and row == card.input.shape
+    return is_image or (card.tensor is not None and card.tensor.takes(values.dtype.name, row))
 
 
 def _taken(card: ModelCard) -> str:
-    size = card.input
-    taken = [
-        f"encoded images (BYTES of shape [n]), images as UINT8 of {_rows((size.height, size.width, size.channels))}"
-    ]
+    taken = [f"encoded images (BYTES of shape [n]), images as UINT8 of {_rows(card.input.shape)}"]
     if card.tensor is not None:
         taken.append(f"and its own input, {datatype_of(card.tensor.dtype)} of {_rows(card.tensor.shape)}")
     return ", ".join(taken)
