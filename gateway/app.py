@@ -7,12 +7,13 @@ import time
 from dataclasses import replace
 from urllib.parse import urlencode, urlsplit
 
-import msgspec
 from aiohttp import web
 from multidict import CIMultiDict
 from prometheus_client import CollectorRegistry
 
-from gateway import heads
+from gateway import heads, operators, state
+from gateway.browser import Page
+from gateway.events import Events
 from gateway.fleet import Choice, Fleet, Wish
 from gateway.inquiries import Inquiries
 from gateway.known_worker import decode_report
@@ -20,13 +21,11 @@ from gateway.open_inference import OpenInference
 from gateway.proxy import Answer, Broken, NotSent, Proxy
 from gateway.proxy_tickets import ProxyTickets
 from gateway.replay import Body, ReplayBuffer, Stream, digest
-from shoal import http, logs, metrics, paths
+from shoal import cors, http, logs, metrics, paths
 from shoal.errors import BadGateway, DeadlineExceeded, Draining, InvalidOption, ShoalError
-from shoal.keys import KeyRing
-from shoal.publication import order
+from shoal.keys import Holder, KeyRing
 from shoal.settings import GatewaySettings
 from shoal.tickets import Signer
-from shoal.version import VERSION
 
 log = logging.getLogger(__name__)
 
@@ -75,17 +74,26 @@ class Gateway:
         self._replay = ReplayBuffer(body_bytes=settings.replay_body_bytes, total_bytes=settings.replay_total_bytes)
         self._tickets = ProxyTickets(name, signer, fleet, max_bytes=settings.max_body_bytes)
         self._inquiries = Inquiries(fleet, proxy, self._tickets)
+        self.events = Events(name, fleet)
         self.draining = False
 
     def __repr__(self) -> str:
         return f"<Gateway {self._name}: {self._fleet!r}>"
 
+    def drain(self) -> None:
+        """Take leave of those who keep a connection; the others notice by our answers."""
+        self.draining = True
+        self.events.close()
+
     def public_app(self) -> web.Application:
         app = web.Application(middlewares=[http.middleware(self._metrics, lambda: self.draining)])
+        cors.allow(app, self._settings.cors_origins)
         OpenInference(self._fleet, self._inquiries, self._authenticate, lambda: self.draining).add_to(app)
         for path in paths.PREDICTIONS:
             app.router.add_post(path, self._predict, expect_handler=http.expect_nothing_yet)
-        app.router.add_get("/", self._welcome)
+        app.add_routes(Page(self._settings, WELCOME).routes())
+        app.router.add_get("/events", self._events)
+        app.router.add_post("/workers/{incarnation}/drain", self._drain)
         app.router.add_get("/lookup", self._lookup)
         app.router.add_get("/status", self._status)
         app.router.add_get("/workers/{incarnation}", self._worker)
@@ -101,11 +109,15 @@ class Gateway:
         return app
 
     def _authenticate(self, request: web.Request) -> str:
+        return self._holder(request).name
+
+    def _holder(self, request: web.Request) -> Holder:
+        """Whose key the request has. Without authentication nobody has one, least of all an admin's."""
         if self._keys is None:
-            return "anonymous"
-        subject = self._keys.authenticate(http.bearer(request, header="X-API-Key"))
-        request[http.SUBJECT] = subject
-        return subject
+            return Holder("anonymous")
+        holder = self._keys.holder(http.bearer(request, header="X-API-Key"))
+        request[http.SUBJECT] = holder.name
+        return holder
 
     def _wish(self, request: web.Request, *, seconds: float, public: bool) -> Wish:
         version, label = heads.version_of(request)
@@ -198,6 +210,7 @@ class Gateway:
             if self._fleet.caches(wish.model) and not request.content_type.startswith("multipart/"):
                 wish = replace(wish, digest=await digest(body))
             answer = await self._deliver(request, body, wish, deadline)
+            self.events.proxied_bytes += request.content.total_bytes
         headers = CIMultiDict((name, answer.headers[name]) for name in _PASSED_ON if name in answer.headers)
         return web.Response(status=answer.status, body=answer.body, headers=headers)
 
@@ -286,9 +299,6 @@ class Gateway:
 
     # State
 
-    async def _welcome(self, request: web.Request) -> web.Response:
-        return web.Response(text=WELCOME)
-
     async def _live(self, request: web.Request) -> web.Response:
         return http.json_response({"live": True})
 
@@ -300,28 +310,14 @@ class Gateway:
     async def _status(self, request: web.Request) -> web.Response:
         """Every worker with its state and the load of its models, and what is published of each model."""
         self._authenticate(request)
-        workers = [
-            {
-                "name": worker.member.name,
-                "incarnation": worker.incarnation,
-                "state": worker.state,
-                "zone": worker.member.zone,
-                "version": worker.member.version,
-                "public_url": worker.public_url,
-                "models": msgspec.to_builtins(worker.report.models) if worker.report else {},
-            }
-            for worker in sorted(self._fleet, key=lambda w: w.member.name)
-        ]
-        models = {
-            publication.model: {
-                "versions": sorted(publication.versions, key=order),
-                "labels": publication.labels,
-                "traffic": publication.traffic,
-            }
-            for publication in sorted(self._fleet.publications, key=lambda p: p.model)
-        }
-        document = {"gateway": self._name, "version": VERSION, "workers": workers, "models": models}
-        return http.json_response(document)
+        return http.json_response(state.document(self._name, self._fleet))
+
+    async def _events(self, request: web.Request) -> web.StreamResponse:
+        return await self.events.listen(request, self._holder(request))
+
+    async def _drain(self, request: web.Request) -> web.Response:
+        holder = self._holder(request)
+        return await operators.drain(request, holder, fleet=self._fleet, proxy=self._proxy, signer=self._signer)
 
     async def _worker(self, request: web.Request) -> web.Response:
         """The state of one worker, for a client that waits for it: ``gone`` when it is not there any more."""
