@@ -123,7 +123,7 @@ def model_of(target: Target, ticket: Ticket | None, reports: LoadReports) -> tup
     if state is None and ticket is not None:
         raise NotReady(f"The model {key} is not served here any more: look up again.")
     if state is None:
-        raise UnknownModel(f"There is no model {model or key!r} on this worker.")
+        raise UnknownModel(f"There is no model {key or model!r} on this worker.")
     if state.card is None:
         raise NotReady(f"The model {key} is {state.status}.")
     return state, state.card
