@@ -5,25 +5,26 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import replace
+from http import HTTPStatus
 from urllib.parse import urlencode, urlsplit
 
-import msgspec
 from aiohttp import web
 from multidict import CIMultiDict
 from prometheus_client import CollectorRegistry
 
-from gateway import heads
+from gateway import heads, status
 from gateway.fleet import Choice, Fleet, Wish
 from gateway.known_worker import decode_report
 from gateway.proxy import Answer, Broken, NotSent, Proxy
+from gateway.rates import Refusals
 from gateway.replay import Body, ReplayBuffer, Stream, digest
+from gateway.scaling import ScaleSignal
 from shoal import http, logs, metrics, paths
 from shoal.errors import BadGateway, DeadlineExceeded, Draining, InvalidOption, ShoalError
 from shoal.keys import KeyRing
-from shoal.publication import order
 from shoal.settings import GatewaySettings
 from shoal.tickets import Signer
-from shoal.version import VERSION
+from shoal.wire import Option
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ _MOST_OF_ROOM = 1 / 8  # that one lookup may take
 _MOST_UPLOADS = 2  # workers that may have executed one request
 _MOST_TRIES = 5  # workers asked, those that refused included
 _RETRYABLE_STATUS = (421, 429, 502, 503)
+_TARGET, _USUAL_TARGET = Option(0.05, 1.0), 0.7
 _PASSED_TO = ("Accept", "Cache-Control", http.JSON_LENGTH)
 _PASSED_ON = (
     "Content-Type",
@@ -72,6 +74,8 @@ class Gateway:
         self._registry = registry
         self._replay = ReplayBuffer(body_bytes=settings.replay_body_bytes, total_bytes=settings.replay_total_bytes)
         self._proxy_tickets: dict[tuple[str, str, str], tuple[float, str]] = {}
+        self._refusals = Refusals()
+        self._scale = ScaleSignal()
         self.draining = False
 
     def __repr__(self) -> str:
@@ -84,6 +88,7 @@ class Gateway:
         app.router.add_get("/", self._welcome)
         app.router.add_get("/lookup", self._lookup)
         app.router.add_get("/status", self._status)
+        app.router.add_get("/v1/scale-signal", self._scale_signal)
         app.router.add_get("/workers/{incarnation}", self._worker)
         app.router.add_get("/livez", self._live)
         app.router.add_get("/readyz", self._ready)
@@ -155,7 +160,8 @@ class Gateway:
         """A worker, and a ticket of at most ``uses`` for it: fewer when it has little room left for others."""
         wish = self._wish(request, seconds=self._seconds(request), public=True)
         try:
-            choice = await self._fleet.await_choice(wish, self._settings.patience)
+            with self._refusals.noted(wish.model):
+                choice = await self._fleet.await_choice(wish, self._settings.patience)
         except ShoalError as error:
             self._metrics.lookups.labels("", error.code).inc()
             raise
@@ -186,14 +192,18 @@ class Gateway:
         seconds = self._seconds(request)
         deadline = time.monotonic() + seconds
         wish = self._wish(request, seconds=seconds, public=False)
-        await self._fleet.await_open(wish, min(settings.patience, seconds))
+        with self._refusals.noted(wish.model):
+            await self._fleet.await_open(wish, min(settings.patience, seconds))
         http.welcome_body(request)
         arrival = min(deadline, time.monotonic() + settings.upload_timeout)
         async with self._replay.body(request, limit=settings.max_body_bytes, deadline=arrival) as body:
             self._metrics.bytes.labels("proxied").inc(len(body) if isinstance(body, bytes) else 0)
             if self._fleet.caches(wish.model) and not request.content_type.startswith("multipart/"):
                 wish = replace(wish, digest=await digest(body))
-            answer = await self._deliver(request, body, wish, deadline)
+            with self._refusals.noted(wish.model):
+                answer = await self._deliver(request, body, wish, deadline)
+        if answer.status == HTTPStatus.TOO_MANY_REQUESTS:
+            self._refusals.add(wish.model)
         headers = CIMultiDict((name, answer.headers[name]) for name in _PASSED_ON if name in answer.headers)
         return web.Response(status=answer.status, body=answer.body, headers=headers)
 
@@ -316,27 +326,13 @@ class Gateway:
     async def _status(self, request: web.Request) -> web.Response:
         """Every worker with its state and the load of its models, and what is published of each model."""
         self._authenticate(request)
-        workers = [
-            {
-                "name": worker.member.name,
-                "incarnation": worker.incarnation,
-                "state": worker.state,
-                "zone": worker.member.zone,
-                "version": worker.member.version,
-                "public_url": worker.public_url,
-                "models": msgspec.to_builtins(worker.report.models) if worker.report else {},
-            }
-            for worker in sorted(self._fleet, key=lambda w: w.member.name)
-        ]
-        models = {
-            publication.model: {
-                "versions": sorted(publication.versions, key=order),
-                "labels": publication.labels,
-                "traffic": publication.traffic,
-            }
-            for publication in sorted(self._fleet.publications, key=lambda p: p.model)
-        }
-        document = {"gateway": self._name, "version": VERSION, "workers": workers, "models": models}
+        return http.json_response(status.document(self._name, self._fleet, self._refusals))
+
+    async def _scale_signal(self, request: web.Request) -> web.Response:
+        """What an autoscaler needs to know, and how many workers it should have."""
+        self._authenticate(request)
+        target = http.number_of(request, "target", _TARGET)
+        document = self._scale.document(self._fleet, self._refusals.per_second(), target or _USUAL_TARGET)
         return http.json_response(document)
 
     async def _worker(self, request: web.Request) -> web.Response:

@@ -182,7 +182,8 @@ class ModelState(msgspec.Struct, frozen=True, omit_defaults=True):
 
     ``seconds_per_image`` is the measured service time of the whole node: execution seconds divided by images
     and by ready processes, smoothed. ``idle`` is the seconds since an execution was last completed; a ``stalled``
-    model has not completed one for too long, not even of a heartbeat.
+    model has not completed one for too long, not even of a heartbeat. ``images`` and ``busy`` count what its processes
+    have executed since the supervisor began: images, and seconds of all processes together.
     """
 
     status: Status
@@ -191,6 +192,8 @@ class ModelState(msgspec.Struct, frozen=True, omit_defaults=True):
     seconds_per_image: float = 0.0
     idle: float = 0.0
     reason: str = ""
+    images: int = 0
+    busy: float = 0.0
 
 
 class NodeState(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -205,7 +208,8 @@ class ModelLoad(msgspec.Struct, frozen=True):
 
     ``slots`` and ``bulk_slots`` are how many more the gateway that asked may send, and ``arrived`` how many uses of
     its tickets have come since the queue began: what it has sent beyond those is still on its way. A worker that
-    ``caches`` remembers its answers. ``reason`` is why the version has failed.
+    ``caches`` remembers its answers. ``reason`` is why the version has failed. ``images`` and ``busy`` are cumulative,
+    as in ``ModelState``: two reports give images per second, and the share of the time that the processes are busy.
     """
 
     status: Status
@@ -221,6 +225,9 @@ class ModelLoad(msgspec.Struct, frozen=True):
     task: str = ""
     reason: str = ""
     caches: bool = False
+    processes: int = 0
+    images: int = 0
+    busy: float = 0.0
 
 
 class LoadReport(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -96,4 +96,7 @@ class LoadReports:
             task=state.card.task if state.card else "",
             reason=state.reason,
             caches=self._caches and state.card is not None and state.card.cacheable,
+            processes=state.processes,
+            images=state.images,
+            busy=state.busy,
         )
