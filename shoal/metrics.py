@@ -95,6 +95,15 @@ class ModelMetrics:
         self.execution = Histogram(
             "shoal_execution_duration_seconds", "Time of one execution.", ["model"], buckets=_SECONDS, registry=registry
         )
+        self.executions = Counter(
+            "shoal_executions", "Executions by their number of images.", ["model", "size"], registry=registry
+        )
+        self.execution_seconds = Counter(
+            "shoal_execution_seconds",
+            "Time of executions by their number of images.",
+            ["model", "size"],
+            registry=registry,
+        )
         self.expired = Counter(
             "shoal_expired", "Jobs dropped before execution: past their deadline.", ["model"], registry=registry
         )

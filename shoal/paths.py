@@ -6,7 +6,9 @@ MODEL = "{model:[^/:]+}"
 VERSION = "{version:[^/:]+}"
 LABEL = "{label:[^/:]+}"
 
-PREDICTIONS = ("/predict", "/")
+OPEN_INFERENCE = (f"/v2/models/{MODEL}/infer", f"/v2/models/{MODEL}/versions/{VERSION}/infer")
+
+PREDICTIONS = ("/predict", "/", *OPEN_INFERENCE)
 """Where images are posted."""
 
 PLAIN_ERRORS = ("/v1/models", "/v2")

@@ -12,6 +12,8 @@ from worker.asking import Wanted
 from worker.submissions import Answered
 from worker.timings import Timings
 
+_LARGE = 64 * 1024  # bytes of a network's outputs
+
 
 def measure(answers: Sequence[Answered], wanted: Wanted, timings: Timings, metrics: FrontMetrics) -> None:
     """Add the stages that were elsewhere, and count. Of many images the slowest counts, and kept answers do not."""
@@ -31,6 +33,11 @@ def measure(answers: Sequence[Answered], wanted: Wanted, timings: Timings, metri
                 metrics.cache_misses.labels(key).inc()
             case "shared":
                 metrics.shared.labels(key).inc()
+
+
+def is_large(answers: Sequence[Answered]) -> bool:
+    """Whether writing them takes longer than a thread to wake."""
+    return sum(len(output.data) for answered in answers for output in answered.reply.outputs.values()) > _LARGE
 
 
 def headers(answers: Sequence[Answered], timings: Timings) -> dict[str, str]:

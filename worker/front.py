@@ -23,13 +23,13 @@ import msgspec
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from shoal import http, logs, metrics, processes, service
+from shoal import http, logs, metrics, paths, processes, service
 from shoal.errors import DeadlineExceeded, MissingTicket, NotReady, QueueFull, ShoalError, SpentTicket
 from shoal.tickets import Ticket, Verifier
 from shoal.wire import Job, NodeState
 from worker import answering
 from worker.asking import Wanted, wanted
-from worker.dialects import Dialect, native
+from worker.dialects import Dialect, native, open_inference
 from worker.fetching import Fetcher
 from worker.front_orders import Orders
 from worker.images import annotate
@@ -42,7 +42,11 @@ from worker.timings import Timings
 
 log = logging.getLogger("worker.front")
 
-_DIALECTS: tuple[tuple[str, Dialect], ...] = (("/predict", native.WHOLE), ("/", native.PAIRS))
+_DIALECTS: tuple[tuple[str, Dialect], ...] = (
+    ("/predict", native.WHOLE),
+    ("/", native.PAIRS),
+    *((path, open_inference.INFER) for path in paths.OPEN_INFERENCE),
+)
 _LONGEST_NAME = 128
 _LONGEST_HEADER = 8000  # HTTP libraries take about 8190
 
@@ -251,7 +255,8 @@ class Front:
                     headers[http.LOAD] = report.decode()
         if asked.is_rendered:
             return answering.picture(picture, asked, self._orders.worker, headers)
-        return asked.dialect.response(answers, asked, timings, headers, worker=self._orders.worker)
+        respond = partial(asked.dialect.response, answers, asked, timings, headers, worker=self._orders.worker)
+        return await self._receiver.in_thread(respond) if answering.is_large(answers) else respond()
 
     async def _rendered(self, asked: Wanted, image: bytes, answered: Answered) -> bytes:
         predictions = (answered.reply.answer or {}).get("predictions", ())

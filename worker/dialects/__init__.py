@@ -43,7 +43,13 @@ class Received:
 
 
 class Dialect(Protocol):
-    """How one kind of client speaks. It has no state."""
+    """How one kind of client speaks. It has no state.
+
+    One that ``takes_urls`` reads a JSON body as the addresses of pictures, which are fetched.
+    """
+
+    @property
+    def takes_urls(self) -> bool: ...
 
     def target(self, request: web.Request) -> Target:
         """Whom the request is for. Raises ``InvalidRequest``."""
