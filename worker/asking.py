@@ -13,7 +13,7 @@ from typing import Literal
 from aiohttp import web
 
 from shoal import http
-from shoal.errors import InvalidTicket, NotReady, UnknownModel
+from shoal.errors import InvalidTicket, NotReady, UnknownLabel, UnknownModel
 from shoal.publication import order
 from shoal.tickets import Ticket
 from shoal.wire import ModelCard, ModelState, Output, Priority, model_key
@@ -106,6 +106,8 @@ def _model(target: Target, ticket: Ticket | None, reports: LoadReports) -> tuple
         if model not in (None, permitted[0]) or version not in (None, permitted[2]):
             raise InvalidTicket("The ticket is for another model.")
         key: str | None = ticket.model
+    elif target.label is not None:
+        raise UnknownLabel("A worker knows no labels: ask a gateway, or name a version.")
     elif model is None:
         key = next(iter(models), None)
     elif version is not None:

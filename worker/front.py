@@ -29,7 +29,7 @@ from shoal.tickets import Ticket, Verifier
 from shoal.wire import Job, NodeState
 from worker import answering
 from worker.asking import Wanted, wanted
-from worker.dialects import Dialect, native, open_inference
+from worker.dialects import Dialect, native, open_inference, tensorflow_serving
 from worker.fetching import Fetcher
 from worker.front_orders import Orders
 from worker.images import annotate
@@ -46,6 +46,7 @@ _DIALECTS: tuple[tuple[str, Dialect], ...] = (
     ("/predict", native.WHOLE),
     ("/", native.PAIRS),
     *((path, open_inference.INFER) for path in paths.OPEN_INFERENCE),
+    *((f"{path}:predict", tensorflow_serving.PREDICT) for path in paths.TENSORFLOW_SERVING),
 )
 _LONGEST_NAME = 128
 _LONGEST_HEADER = 8000  # HTTP libraries take about 8190
