@@ -14,11 +14,15 @@ from prometheus_client import CollectorRegistry
 
 from gateway import heads, status
 from gateway.fleet import Choice, Fleet, Wish
+from gateway.inquiries import Inquiries
 from gateway.known_worker import decode_report
+from gateway.open_inference import OpenInference
 from gateway.proxy import Answer, Broken, NotSent, Proxy
+from gateway.proxy_tickets import ProxyTickets
 from gateway.rates import Refusals
 from gateway.replay import Body, ReplayBuffer, Stream, digest
 from gateway.scaling import ScaleSignal
+from gateway.tensorflow_serving import TensorFlowServing
 from shoal import http, logs, metrics, paths
 from shoal.errors import BadGateway, DeadlineExceeded, Draining, InvalidOption, ShoalError
 from shoal.keys import KeyRing
@@ -30,7 +34,6 @@ log = logging.getLogger(__name__)
 
 WELCOME = "Welcome to Shoal! POST an image to /predict, or ask /lookup where to upload it.\n"
 
-_PROXY_TICKET_SECONDS = 60.0
 _MOST_USES = 64
 _MOST_OF_ROOM = 1 / 8  # that one lookup may take
 _MOST_UPLOADS = 2  # workers that may have executed one request
@@ -73,7 +76,8 @@ class Gateway:
         self._metrics = gateway_metrics
         self._registry = registry
         self._replay = ReplayBuffer(body_bytes=settings.replay_body_bytes, total_bytes=settings.replay_total_bytes)
-        self._proxy_tickets: dict[tuple[str, str, str], tuple[float, str]] = {}
+        self._tickets = ProxyTickets(name, signer, fleet, max_bytes=settings.max_body_bytes)
+        self._inquiries = Inquiries(fleet, proxy, self._tickets)
         self._refusals = Refusals()
         self._scale = ScaleSignal()
         self.draining = False
@@ -83,6 +87,8 @@ class Gateway:
 
     def public_app(self) -> web.Application:
         app = web.Application(middlewares=[http.middleware(self._metrics, lambda: self.draining)])
+        OpenInference(self._fleet, self._inquiries, self._authenticate, lambda: self.draining).add_to(app)
+        TensorFlowServing(self._fleet, self._inquiries, self._authenticate).add_to(app)
         for path in paths.PREDICTIONS:
             app.router.add_post(path, self._predict, expect_handler=http.expect_nothing_yet)
         app.router.add_get("/", self._welcome)
@@ -265,7 +271,7 @@ class Gateway:
         if remaining <= 0:
             raise TimeoutError
         headers = {
-            "Authorization": f"Bearer {self._proxy_ticket(choice)}",
+            "Authorization": f"Bearer {self._tickets.ticket(choice.worker, choice.key, choice.priority)}",
             "Content-Type": request.headers.get("Content-Type", "application/octet-stream"),
             http.REQUEST_ID: logs.request_id.get(),
             http.TIMEOUT_MS: str(remaining),
@@ -284,26 +290,6 @@ class Gateway:
         if report := answer.headers.get(http.LOAD):
             choice.worker.settle(decode_report(report))
         return answer
-
-    def _proxy_ticket(self, choice: Choice) -> str:
-        """One ticket of many uses for each worker, model version and priority, renewed at half its life."""
-        name = (choice.worker.incarnation, choice.key, choice.priority)
-        renew, ticket = self._proxy_tickets.get(name, (float("-inf"), ""))
-        if time.monotonic() > renew:
-            ticket = self._signer.sign(
-                audience=choice.worker.incarnation,
-                model=choice.key,
-                subject=f"gateway:{self._name}",
-                max_bytes=self._settings.max_body_bytes,
-                uses=0,
-                lifetime=_PROXY_TICKET_SECONDS,
-                gateway=self._name,
-                priority=choice.priority,
-            )
-            present = {worker.incarnation for worker in self._fleet}
-            self._proxy_tickets = {n: t for n, t in self._proxy_tickets.items() if n[0] in present}
-            self._proxy_tickets[name] = (time.monotonic() + _PROXY_TICKET_SECONDS / 2, ticket)
-        return ticket
 
     async def _redirect(self, request: web.Request, subject: str) -> web.Response:
         choice, ticket, _ = await self._grant(request, subject, 1)

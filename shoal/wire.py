@@ -7,6 +7,7 @@ in milliseconds; inside a node, instants are on the monotonic clock, which its p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -42,6 +43,10 @@ class ImageInput(msgspec.Struct, frozen=True, omit_defaults=True):
     channels: Literal[1, 3] = 3
     fill: int = 114
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.height, self.width, self.channels
+
 
 class Frame(msgspec.Struct, frozen=True, array_like=True):
     """What part of a picture a model sees, all in pixels of the upright original of ``width`` x ``height``.
@@ -75,6 +80,12 @@ class TensorSpec(msgspec.Struct, frozen=True):
     name: str
     dtype: str
     shape: tuple[int, ...]
+
+    def takes(self, dtype: str, shape: Sequence[int]) -> bool:
+        """Whether an array fits: just so where the shape says, of any length but none where it varies."""
+        if dtype != self.dtype or len(shape) != len(self.shape):
+            return False
+        return all(has > 0 and wants in (-1, has) for has, wants in zip(shape, self.shape, strict=True))
 
 
 class Output(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -185,3 +185,46 @@ def test_a_label_that_is_not_there(cluster: Cluster) -> None:
     answer = requests.post(by_gateway(cluster, PATHS[2].replace("stable", "canary")), json={}, timeout=30)
     assert (answer.status_code, answer.headers["Shoal-Code"]) == (404, "unknown_label")
     assert "it has stable" in answer.json()["error"]
+
+
+@pytest.mark.parametrize("way", [by_gateway, at_a_worker])
+def test_what_is_served(cluster: Cluster, way: Any) -> None:
+    assert requests.get(way(cluster, "/v1/models"), timeout=10).json() == {"models": [MODEL]}
+    for which in ("", "/versions/1", "/labels/stable"):
+        answer = requests.get(way(cluster, f"/v1/models/{MODEL}{which}"), timeout=10).json()
+        assert (answer["name"], answer["ready"]) == (MODEL, True)
+        (version,) = answer["model_version_status"]
+        assert (version["version"], version["state"]) == ("1", "AVAILABLE")
+        answer = requests.get(way(cluster, f"/v1/models/{MODEL}{which}/metadata"), timeout=10).json()
+        assert answer["model_spec"] == {"name": MODEL, "signature_name": "", "version": "1"}
+        signature = answer["metadata"]["signature_def"]["signature_def"]["serving_default"]
+        sides = [side["size"] for side in signature["inputs"]["Conv1_input"]["tensor_shape"]["dim"]]
+        assert sides == ["-1", "28", "28", "1"]
+        assert signature["outputs"]["Dense"]["dtype"] == "DT_FLOAT"
+
+
+@pytest.mark.parametrize("question", ["", "/metadata"])
+@pytest.mark.parametrize(
+    ("which", "code"),
+    [("half", "unknown_model"), (f"{MODEL}/versions/9", "unknown_model"), (f"{MODEL}/labels/none", "unknown_label")],
+)
+def test_what_is_not_there(cluster: Cluster, which: str, code: str, question: str) -> None:
+    answer = requests.get(f"{cluster.gateway}/v1/models/{which}{question}", timeout=10)
+    assert (answer.status_code, answer.headers["Shoal-Code"], list(answer.json())) == (404, code, ["error"])
+
+
+def test_other_verbs_are_told(cluster: Cluster) -> None:
+    answer = requests.post(f"{cluster.gateway}/v1/models/{MODEL}:classify", json={"examples": []}, timeout=10)
+    assert (answer.status_code, answer.json()["error"]) == (400, "There is no :classify here: models answer :predict.")
+
+
+def test_the_scale_signal_of_a_cluster(cluster: Cluster) -> None:
+    """Real reports: what was executed here is measured."""
+    for _ in range(3):
+        requests.post(by_gateway(cluster, PATHS[0]), json={"instances": test_images().tolist()[:8]}, timeout=30)
+
+    def said() -> Any:
+        return requests.get(f"{cluster.gateway}/v1/scale-signal?target=0.5", timeout=10).json()["models"][MODEL]
+
+    eventually(lambda: said()["images_per_second"] > 0 and said()["utilisation"] > 0, within=20, what="it is measured")
+    assert (said()["workers"], said()["desired"]) == (1, 1)

@@ -15,10 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.errors import InvalidRequest
-from shoal.wire import ImageInput, ModelCard, TensorSpec
+from shoal.tensorflow_serving import model_status
+from shoal.wire import ImageInput, ModelCard, Status, TensorSpec
 from tests.nodes import Node, fake, node
 from tests.photos import FAKE_INPUT, photo
 from tests.redis_servers import RedisServer
+from worker.dialects.tensorflow_questions import metadata
 from worker.dialects.tensorflow_serving import _read
 from worker.images import decode
 from worker.models.runtime import Array, Asked, Outputs
@@ -268,3 +270,88 @@ async def test_mistakes_as_tensorflow_serving_answers_them(on: Node) -> None:
     assert (status, list(answer), headers["Shoal-Code"]) == (400, ["error"], "invalid_request")
     status, answer, headers = await on.post(FAKE, json={"instances": [b64(b"no picture")]})
     assert (status, headers["Shoal-Code"]) == (415, "unsupported_image")
+
+
+async def test_what_is_served(valkey: RedisServer) -> None:
+    async with node(valkey, fake(), network()) as on:
+        status, answer, _ = await _get(on, "/v1/models")
+        assert (status, answer) == (200, {"models": ["fake", "net"]})
+        available = {"version": "7", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
+        for path in ("/v1/models/net", "/v1/models/net/versions/7"):
+            status, answer, _ = await _get(on, path)
+            assert (status, answer) == (200, {"name": "net", "ready": True, "model_version_status": [available]})
+
+
+@pytest.mark.parametrize("path", ["/v1/models/net/metadata", "/v1/models/net/versions/7/metadata"])
+async def test_metadata(valkey: RedisServer, path: str) -> None:
+    outputs = (TensorSpec("sum", "float64", ()), TensorSpec("names", "object", (-1,)))
+    card = msgspec.structs.replace(CARD, outputs=outputs)
+    async with node(valkey, Network({"sum": 1.0}, card)) as on:
+        status, answer, _ = await _get(on, path)
+    assert status == 200, answer
+    assert answer["model_spec"] == {"name": "net", "signature_name": "", "version": "7"}
+    signature = answer["metadata"]["signature_def"]["signature_def"]["serving_default"]
+    assert signature == {
+        "inputs": {"pixels": _info("pixels", "DT_FLOAT", -1, 2, 3)},
+        "outputs": {"sum": _info("sum", "DT_DOUBLE", -1), "names": _info("names", "DT_STRING", -1, -1)},
+        "method_name": "tensorflow/serving/predict",
+    }
+
+
+def test_a_network_that_takes_no_arrays_takes_pixels() -> None:
+    card = msgspec.structs.replace(CARD, tensor=None)
+    (signature,) = metadata(card)["metadata"]["signature_def"]["signature_def"].values()
+    assert signature["inputs"] == {"picture": _info("picture", "DT_UINT8", -1, 2, 2, 3)}
+
+
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        ("/v1/models/half", "unknown_model"),
+        ("/v1/models/fake/versions/9", "unknown_model"),
+        ("/v1/models/fake/labels/stable", "unknown_label"),
+        ("/v1/models/half/metadata", "unknown_model"),
+        ("/v1/models/fake/labels/stable/metadata", "unknown_label"),
+    ],
+)
+async def test_what_is_not_there(on: Node, path: str, code: str) -> None:
+    status, answer, headers = await _get(on, path)
+    assert (status, list(answer), headers["Shoal-Code"]) == (404, ["error"], code)
+
+
+@pytest.mark.parametrize("verb", ["classify", "regress", "explain"])
+async def test_other_verbs_are_told(on: Node, verb: str) -> None:
+    for which in ("", "/versions/1", "/labels/stable"):
+        status, answer, _ = await on.post(f"/v1/models/fake{which}:{verb}", json={"examples": [{"x": 1}]})
+        assert (status, answer) == (400, {"error": f"There is no :{verb} here: models answer :predict."})
+
+
+STATES: list[tuple[Status | None, str, str]] = [
+    ("loading", "LOADING", "OK"),
+    ("ready", "AVAILABLE", "OK"),
+    ("stalled", "AVAILABLE", "OK"),
+    ("restarting", "LOADING", "OK"),
+    ("stopping", "UNLOADING", "OK"),
+    ("failed", "END", "INTERNAL"),
+    (None, "START", "OK"),
+]
+
+
+@pytest.mark.parametrize(("status", "state", "error_code"), STATES)
+def test_states_in_the_words_of_tensorflow_serving(status: Status | None, state: str, error_code: str) -> None:
+    said = model_status("net", [("2", status, "why"), ("10", "loading", "")])
+    assert [version["version"] for version in said["model_version_status"]] == ["10", "2"]
+    version = said["model_version_status"][1]
+    assert (version["state"], version["status"]["error_code"]) == (state, error_code)
+    assert version["status"]["error_message"] == ("why" if status == "failed" else "")
+    assert said["ready"] == (status == "ready")
+
+
+async def _get(on: Node, path: str) -> tuple[int, Any, Any]:
+    async with on.session.get(on.urls[0] + path) as response:
+        return response.status, await response.json(), response.headers
+
+
+def _info(name: str, dtype: str, *sides: int) -> dict[str, Any]:
+    dim = [{"size": str(side), "name": ""} for side in sides]
+    return {"name": name, "dtype": dtype, "tensor_shape": {"dim": dim, "unknown_rank": False}}

@@ -24,6 +24,8 @@ from worker.load_reports import LoadReports
 
 Caching = Literal["shared", "fresh", "off"]
 
+NO_LABELS = "A worker knows no labels: ask a gateway, or name a version."
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -70,7 +72,7 @@ def wanted(
     request: web.Request, ticket: Ticket | None, dialect: Dialect, *, reports: LoadReports, limits: Limits
 ) -> Wanted:
     """Everything that the head of a request says, checked. Raises what is wrong with it."""
-    state, card = _model(dialect.target(request), ticket, reports)
+    state, card = model_of(dialect.target(request), ticket, reports)
     request[http.MODEL] = card.key
     is_rendered = dialect.renders(request, card)
     seconds = http.timeout_of(request, default=limits.request_timeout, most=limits.longest_timeout)
@@ -98,7 +100,12 @@ def _caching(request: web.Request, card: ModelCard, limits: Limits) -> Caching:
     return "fresh" if wish is False or "no-cache" in said else "shared"
 
 
-def _model(target: Target, ticket: Ticket | None, reports: LoadReports) -> tuple[ModelState, ModelCard]:
+def model_of(target: Target, ticket: Ticket | None, reports: LoadReports) -> tuple[ModelState, ModelCard]:
+    """The model version of a request: that of its ticket, or the one it names, or the node's best of the model.
+
+    A label is resolved by the ticket alone. Raises ``InvalidTicket`` for a ticket of another model, ``UnknownModel``,
+    ``UnknownLabel``, or ``NotReady`` while it has no card.
+    """
     model, version = target.model, target.version
     models = reports.state.models
     if ticket is not None:
@@ -107,7 +114,7 @@ def _model(target: Target, ticket: Ticket | None, reports: LoadReports) -> tuple
             raise InvalidTicket("The ticket is for another model.")
         key: str | None = ticket.model
     elif target.label is not None:
-        raise UnknownLabel("A worker knows no labels: ask a gateway, or name a version.")
+        raise UnknownLabel(NO_LABELS)
     elif model is None:
         key = next(iter(models), None)
     elif version is not None:

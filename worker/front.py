@@ -30,11 +30,14 @@ from shoal.wire import Job, NodeState
 from worker import answering
 from worker.asking import Wanted, wanted
 from worker.dialects import Dialect, native, open_inference, tensorflow_serving
+from worker.dialects.open_inference_questions import OpenInferenceQuestions
+from worker.dialects.tensorflow_questions import TensorFlowQuestions
 from worker.fetching import Fetcher
 from worker.front_orders import Orders
 from worker.images import annotate
 from worker.jobs import Offer
 from worker.load_reports import LoadReports
+from worker.questions import Questions
 from worker.queue import Queue, QueueUnavailable, bulk_capacity
 from worker.receiving import Decoded, Receiver
 from worker.submissions import Answered, Submissions, Use
@@ -116,7 +119,11 @@ class Front:
         """What clients may reach."""
         app = web.Application(middlewares=[http.middleware(self._metrics, lambda: self.is_draining)])
         for path, dialect in _DIALECTS:
-            app.router.add_post(path, partial(self._predict, dialect), expect_handler=http.expect_nothing_yet)
+            predict = answering.counted(partial(self._predict, dialect), self._metrics)
+            app.router.add_post(path, predict, expect_handler=http.expect_nothing_yet)
+        questions = Questions(self._reports, self._ticket)
+        OpenInferenceQuestions(questions, self._metrics, live=self._live, ready=self._ready).add_to(app)
+        TensorFlowQuestions(questions).add_to(app)
         app.router.add_get("/", self._welcome)
         app.router.add_get("/livez", self._live)
         return app
@@ -257,7 +264,10 @@ class Front:
         if asked.is_rendered:
             return answering.picture(picture, asked, self._orders.worker, headers)
         respond = partial(asked.dialect.response, answers, asked, timings, headers, worker=self._orders.worker)
-        return await self._receiver.in_thread(respond) if answering.is_large(answers) else respond()
+        began = time.perf_counter()
+        response = await self._receiver.in_thread(respond) if answering.is_large(answers) else respond()
+        self._metrics.stage.labels(asked.card.key, "answer").observe(time.perf_counter() - began)
+        return response
 
     async def _rendered(self, asked: Wanted, image: bytes, answered: Answered) -> bytes:
         predictions = (answered.reply.answer or {}).get("predictions", ())

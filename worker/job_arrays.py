@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -45,11 +46,11 @@ def fits(job: Job, card: ModelCard) -> Array:
     if len(job.inputs) != 1 or not names & job.inputs.keys():
         raise ValueError(f"its inputs are {', '.join(job.inputs) or 'none'}, not {' or '.join(sorted(names))}")
     ((name, tensor),) = job.inputs.items()
-    image = (card.input.height, card.input.width, card.input.channels)
-    is_image = (tensor.dtype, tensor.shape) == ("uint8", image)
-    if not is_image and not _is_ready_made(tensor, card):
+    is_image = (tensor.dtype, tensor.shape) == ("uint8", card.input.shape)
+    if not is_image and not (card.tensor and card.tensor.takes(tensor.dtype, tensor.shape)):
         also = f", nor {card.tensor.dtype} {_written(card.tensor.shape)}" if card.tensor else ""
-        raise ValueError(f"{name} is {tensor.dtype} {_written(tensor.shape)}, not uint8 {_written(image)}{also}")
+        image = f"uint8 {_written(card.input.shape)}"
+        raise ValueError(f"{name} is {tensor.dtype} {_written(tensor.shape)}, not {image}{also}")
     if not is_image and job.outputs is None:
         raise ValueError("a ready-made array is answered with the network's own outputs, and none are asked for")
     known = {output.name for output in card.outputs}
@@ -61,8 +62,7 @@ def fits(job: Job, card: ModelCard) -> Array:
 
 def varies(array: Array, card: ModelCard) -> bool:
     """Whether the input is of a shape that its client has chosen."""
-    image = (card.input.height, card.input.width, card.input.channels)
-    is_image = array.dtype == np.uint8 and array.shape == image
+    is_image = array.dtype == np.uint8 and array.shape == card.input.shape
     return not is_image and card.tensor is not None and any(side < 0 for side in card.tensor.shape)
 
 
@@ -72,20 +72,13 @@ def tensors(outputs: Mapping[str, Any]) -> dict[str, Tensor]:
     return {name: _tensor(name, np.asarray(array)) for name, array in outputs.items()}
 
 
-def _is_ready_made(tensor: Tensor, card: ModelCard) -> bool:
-    spec = card.tensor
-    return (
-        spec is not None
-        and tensor.dtype == spec.dtype
-        and len(tensor.shape) == len(spec.shape)
-        and all(has > 0 and wants in (-1, has) for has, wants in zip(tensor.shape, spec.shape, strict=True))
-    )
-
-
 def _array(tensor: Tensor) -> Array:
     dtype = np.dtype(tensor.dtype)
     if dtype.kind not in _NUMBERS:
         raise ValueError(f"{tensor.dtype} is not a kind of number")
+    size = math.prod(tensor.shape) * dtype.itemsize
+    if len(tensor.data) != size:
+        raise ValueError(f"its data are {len(tensor.data)} bytes, and not {size}")
     flat = np.frombuffer(tensor.data, dtype.newbyteorder("<") if dtype.kind != "b" else np.uint8)
     # A byte that is neither 0 nor 1 would be no bool that a framework knows.
     native = flat != 0 if dtype.kind == "b" else flat.astype(dtype, copy=False)

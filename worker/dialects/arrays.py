@@ -65,7 +65,10 @@ _WRITTEN_AS: Mapping[str, tuple[frozenset[type], str]] = {
 
 def datatype_of(dtype: str) -> str:
     """The Open Inference Protocol's name of a NumPy dtype. Raises ``ValueError`` when it has none."""
-    kind = np.dtype(dtype)
+    try:
+        kind = np.dtype(dtype)
+    except TypeError as error:
+        raise ValueError(f"{dtype} is no NumPy dtype") from error
     name = "BYTES" if kind.kind in "SUO" else _NAMES.get(kind.name)
     if name is None:
         raise ValueError(f"{dtype} has no name in the Open Inference Protocol")

@@ -107,10 +107,8 @@ class NetworkRuntime:
         return self._pixels.prepared(images)
 
     def _see_ready_made(self, batch: Array, asked: Sequence[Asked]) -> None:
-        taken = self.network.inputs[0]
-        sides = zip(batch.shape[1:], taken.shape[1:], strict=False)
-        fits = batch.ndim == len(taken.shape) and all(has > 0 and wants in (-1, has) for has, wants in sides)
-        if batch.dtype.name != taken.dtype or not fits:
+        taken = _of_one_image(self.network.inputs[0])
+        if not taken.takes(batch.dtype.name, batch.shape[1:]):
             raise ValueError(
                 f"{batch.dtype} of shape {batch.shape} does not fit: it takes uint8 images {self._shape} or "
                 f"{taken.dtype} {taken.shape}"
