@@ -12,23 +12,23 @@ from aiohttp import web
 from multidict import CIMultiDict
 from prometheus_client import CollectorRegistry
 
-from gateway import heads, status
+from gateway import heads, operators, state
+from gateway.browser import Page
+from gateway.events import Events
 from gateway.fleet import Choice, Fleet, Wish
 from gateway.inquiries import Inquiries
 from gateway.known_worker import decode_report
 from gateway.open_inference import OpenInference
 from gateway.proxy import Answer, Broken, NotSent, Proxy
 from gateway.proxy_tickets import ProxyTickets
-from gateway.rates import Refusals
 from gateway.replay import Body, ReplayBuffer, Stream, digest
 from gateway.scaling import ScaleSignal
 from gateway.tensorflow_serving import TensorFlowServing
-from shoal import http, logs, metrics, paths
+from shoal import cors, http, logs, metrics, paths
 from shoal.errors import BadGateway, DeadlineExceeded, Draining, InvalidOption, ShoalError
-from shoal.keys import KeyRing
+from shoal.keys import Holder, KeyRing
 from shoal.settings import GatewaySettings
 from shoal.tickets import Signer
-from shoal.wire import Option
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,6 @@ _MOST_OF_ROOM = 1 / 8  # that one lookup may take
 _MOST_UPLOADS = 2  # workers that may have executed one request
 _MOST_TRIES = 5  # workers asked, those that refused included
 _RETRYABLE_STATUS = (421, 429, 502, 503)
-_TARGET, _USUAL_TARGET = Option(0.05, 1.0), 0.7
 _PASSED_TO = ("Accept", "Cache-Control", http.JSON_LENGTH)
 _PASSED_ON = (
     "Content-Type",
@@ -78,20 +77,28 @@ class Gateway:
         self._replay = ReplayBuffer(body_bytes=settings.replay_body_bytes, total_bytes=settings.replay_total_bytes)
         self._tickets = ProxyTickets(name, signer, fleet, max_bytes=settings.max_body_bytes)
         self._inquiries = Inquiries(fleet, proxy, self._tickets)
-        self._refusals = Refusals()
         self._scale = ScaleSignal()
+        self.events = Events(name, fleet)
         self.draining = False
 
     def __repr__(self) -> str:
         return f"<Gateway {self._name}: {self._fleet!r}>"
 
+    def drain(self) -> None:
+        """Take leave of those who keep a connection; the others notice by our answers."""
+        self.draining = True
+        self.events.close()
+
     def public_app(self) -> web.Application:
         app = web.Application(middlewares=[http.middleware(self._metrics, lambda: self.draining)])
+        cors.allow(app, self._settings.cors_origins)
         OpenInference(self._fleet, self._inquiries, self._authenticate, lambda: self.draining).add_to(app)
         TensorFlowServing(self._fleet, self._inquiries, self._authenticate).add_to(app)
         for path in paths.PREDICTIONS:
             app.router.add_post(path, self._predict, expect_handler=http.expect_nothing_yet)
-        app.router.add_get("/", self._welcome)
+        app.add_routes(Page(self._settings, WELCOME).routes())
+        app.router.add_get("/events", self._events)
+        app.router.add_post("/workers/{incarnation}/drain", self._drain)
         app.router.add_get("/lookup", self._lookup)
         app.router.add_get("/status", self._status)
         app.router.add_get("/v1/scale-signal", self._scale_signal)
@@ -108,11 +115,15 @@ class Gateway:
         return app
 
     def _authenticate(self, request: web.Request) -> str:
+        return self._holder(request).name
+
+    def _holder(self, request: web.Request) -> Holder:
+        """Whose key the request has. Without authentication nobody has one, least of all an admin's."""
         if self._keys is None:
-            return "anonymous"
-        subject = self._keys.authenticate(http.bearer(request, header="X-API-Key"))
-        request[http.SUBJECT] = subject
-        return subject
+            return Holder("anonymous")
+        holder = self._keys.holder(http.bearer(request, header="X-API-Key"))
+        request[http.SUBJECT] = holder.name
+        return holder
 
     def _wish(self, request: web.Request, *, seconds: float, public: bool) -> Wish:
         version, label = heads.version_of(request)
@@ -166,7 +177,7 @@ class Gateway:
         """A worker, and a ticket of at most ``uses`` for it: fewer when it has little room left for others."""
         wish = self._wish(request, seconds=self._seconds(request), public=True)
         try:
-            with self._refusals.noted(wish.model):
+            with self._fleet.refusals.noted(wish.model):
                 choice = await self._fleet.await_choice(wish, self._settings.patience)
         except ShoalError as error:
             self._metrics.lookups.labels("", error.code).inc()
@@ -198,7 +209,7 @@ class Gateway:
         seconds = self._seconds(request)
         deadline = time.monotonic() + seconds
         wish = self._wish(request, seconds=seconds, public=False)
-        with self._refusals.noted(wish.model):
+        with self._fleet.refusals.noted(wish.model):
             await self._fleet.await_open(wish, min(settings.patience, seconds))
         http.welcome_body(request)
         arrival = min(deadline, time.monotonic() + settings.upload_timeout)
@@ -206,10 +217,11 @@ class Gateway:
             self._metrics.bytes.labels("proxied").inc(len(body) if isinstance(body, bytes) else 0)
             if self._fleet.caches(wish.model) and not request.content_type.startswith("multipart/"):
                 wish = replace(wish, digest=await digest(body))
-            with self._refusals.noted(wish.model):
+            with self._fleet.refusals.noted(wish.model):
                 answer = await self._deliver(request, body, wish, deadline)
+            self.events.proxied_bytes += request.content.total_bytes
         if answer.status == HTTPStatus.TOO_MANY_REQUESTS:
-            self._refusals.add(wish.model)
+            self._fleet.refusals.add(wish.model)
         headers = CIMultiDict((name, answer.headers[name]) for name in _PASSED_ON if name in answer.headers)
         return web.Response(status=answer.status, body=answer.body, headers=headers)
 
@@ -298,9 +310,6 @@ class Gateway:
 
     # State
 
-    async def _welcome(self, request: web.Request) -> web.Response:
-        return web.Response(text=WELCOME)
-
     async def _live(self, request: web.Request) -> web.Response:
         return http.json_response({"live": True})
 
@@ -312,14 +321,18 @@ class Gateway:
     async def _status(self, request: web.Request) -> web.Response:
         """Every worker with its state and the load of its models, and what is published of each model."""
         self._authenticate(request)
-        return http.json_response(status.document(self._name, self._fleet, self._refusals))
+        return http.json_response(state.document(self._name, self._fleet))
 
     async def _scale_signal(self, request: web.Request) -> web.Response:
-        """What an autoscaler needs to know, and how many workers it should have."""
         self._authenticate(request)
-        target = http.number_of(request, "target", _TARGET)
-        document = self._scale.document(self._fleet, self._refusals.per_second(), target or _USUAL_TARGET)
-        return http.json_response(document)
+        return self._scale.answer(request, self._fleet)
+
+    async def _events(self, request: web.Request) -> web.StreamResponse:
+        return await self.events.listen(request, self._holder(request))
+
+    async def _drain(self, request: web.Request) -> web.Response:
+        holder = self._holder(request)
+        return await operators.drain(request, holder, fleet=self._fleet, proxy=self._proxy, signer=self._signer)
 
     async def _worker(self, request: web.Request) -> web.Response:
         """The state of one worker, for a client that waits for it: ``gone`` when it is not there any more."""

@@ -22,6 +22,7 @@ from discovery import Member, Watch
 from discovery.publications import Publications
 from gateway.balancers import Balancer, by_content
 from gateway.known_worker import STATES, Worker, decode_report
+from gateway.throughput import Refusals
 from gateway.versions import pick
 from shoal import http
 from shoal.errors import NoWorker, QueueFull, UnknownLabel, UnknownModel
@@ -102,6 +103,7 @@ class Fleet:
         self._interval = interval
         self._metrics = metrics
         self.publications = publications
+        self.refusals = Refusals()
         self._workers: dict[str, Worker] = {}
         self._pollers: dict[str, asyncio.Task[None]] = {}
         self._seen: dict[str, None] = {}  # every model version that was ever reported here, in order

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import msgspec
 
 from discovery import Member
-from gateway.rates import Rate, Throughput
+from gateway.throughput import Rate, Throughput
 from shoal.wire import LoadReport, ModelLoad, Priority
 
 STATES = ("ready", "draining", "ejected", "silent", "unreachable")

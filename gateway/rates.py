@@ -1,103 +1,82 @@
-"""What a gateway works out over a sliding window: from the workers' cumulative counts, and from its own refusals."""
+"""What happened in the last minute: images a second and time to answer, of each model version, all workers together.
+
+Workers count, and never forget while they run; a rate is the difference of what they have counted at two instants.
+"""
 
 from __future__ import annotations
 
-import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
-from shoal.errors import QueueFull
-from shoal.wire import LoadReport
+from gateway.known_worker import Worker
+from shoal.wire import ModelLoad, Served
 
-WINDOW = 30.0
-"""Seconds that a rate is an average of."""
-
-_SAMPLE_EVERY = 1.0
+_SECONDS = 60
+_WINDOW = 3  # seconds over which a rate is taken: reports come twice a second, and not in step with us
 
 
-@dataclass(frozen=True)
-class Rate:
-    """What one model version did on one worker lately. ``busy`` is the share of the time, 0 to 1, of its processes."""
+class Count(NamedTuple):
+    """Images executed, requests answered, the seconds that those took, and bytes that came past the gateways."""
 
-    images_per_second: float = 0.0
-    busy: float = 0.0
+    images: float = 0
+    answers: float = 0
+    seconds: float = 0
+    direct_bytes: float = 0
+
+    def plus(self, other: Count) -> Count:
+        return Count(*(a + b for a, b in zip(self, other, strict=True)))
+
+    def since(self, before: Count) -> Count:
+        """What came on top of ``before``; all of it where the counting began anew."""
+        return Count(*(now - old if now >= old else now for now, old in zip(self, before, strict=True)))
 
 
-class Throughput:
-    """The cumulative counts that one worker has reported within the window. All times are on that worker's clock."""
+class Rates:
+    """The last minute of every model version, in seconds, as ``sample`` is called once a second."""
 
     def __init__(self) -> None:
-        self._reports: deque[LoadReport] = deque()
-        self._latest: LoadReport | None = None
+        self._told: dict[tuple[str, str], Count] = {}
+        self._totals: dict[str, deque[Count]] = {}
 
     def __repr__(self) -> str:
-        return f"<Throughput of {len(self._reports)} reports>"
+        return f"<Rates of {', '.join(self._totals) or 'nothing'}>"
 
-    def add(self, report: LoadReport) -> None:
-        """Take a report, the latest; of many in a second the first stays. Another incarnation's counts begin anew."""
-        if self._latest and self._latest.incarnation != report.incarnation:
-            self._reports.clear()
-        self._latest = report
-        while self._reports and report.measured - self._reports[0].measured > WINDOW:
-            self._reports.popleft()
-        if not self._reports or report.measured - self._reports[-1].measured >= _SAMPLE_EVERY:
-            self._reports.append(report)
+    def sample(self, workers: Iterable[Worker]) -> None:
+        """Take what the workers have counted by now. What one had counted before it was first seen is not ours."""
+        told: dict[tuple[str, str], Count] = {}
+        news: dict[str, Count] = {}
+        for worker in workers:
+            for key, load in worker.report.models.items() if worker.report else ():
+                assert worker.report is not None
+                name = (worker.incarnation, key)
+                now = told[name] = _count(load, worker.report.served.get(key, Served()))
+                news[key] = news.get(key, Count()).plus(now.since(self._told.get(name, now)))
+        self._told = told
+        for key in {**self._totals, **news}:
+            totals = self._totals.setdefault(key, deque([Count()], maxlen=_SECONDS + _WINDOW + 1))
+            totals.append(totals[-1].plus(news.get(key, Count())))
+        self._totals = {key: totals for key, totals in self._totals.items() if key in news or _moves(totals)}
 
-    def rate(self, key: str) -> Rate:
-        """How fast a model version was. Counts that have begun anew within the window are counted from there."""
-        now = self._latest.models.get(key) if self._latest else None
-        first = next((report for report in self._reports if key in report.models), None)
-        if self._latest is None or now is None or first is None:
-            return Rate()
-        seconds, before = self._latest.measured - first.measured, first.models[key]
-        if seconds < _SAMPLE_EVERY:
-            return Rate()
-        is_new = now.images < before.images or now.busy < before.busy
-        images, busy = (now.images, now.busy) if is_new else (now.images - before.images, now.busy - before.busy)
-        return Rate(images / seconds, min(1.0, busy / (seconds * max(1, now.processes))))
+    def document(self) -> dict[str, Any]:
+        """By model version: ``images`` a second and ``ms`` to answer in each second of the last minute, oldest first
+        (none where nothing was answered), and the bytes that came ``direct`` since the gateway began."""
+        return {key: _minute(list(totals)) for key, totals in sorted(self._totals.items())}
 
 
-class Refusals:
-    """The requests that this gateway refused for want of room, by model."""
+def _count(load: ModelLoad, served: Served) -> Count:
+    return Count(load.images, served.answers, served.seconds, served.direct_bytes)
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._began = clock()
-        self._counted: deque[tuple[float, dict[str, int]]] = deque()
 
-    def __repr__(self) -> str:
-        return f"<Refusals of {len(self._counted)} seconds>"
+def _moves(totals: deque[Count]) -> bool:
+    return totals[0].images != totals[-1].images or totals[0].answers != totals[-1].answers
 
-    def add(self, model: str) -> None:
-        now = self._clock()
-        self._forget(now)
-        if not self._counted or now - self._counted[-1][0] >= _SAMPLE_EVERY:
-            self._counted.append((now, {}))
-        counts = self._counted[-1][1]
-        counts[model] = counts.get(model, 0) + 1
 
-    @contextmanager
-    def noted(self, model: str) -> Iterator[None]:
-        """Whatever is refused meanwhile is a request for ``model``."""
-        try:
-            yield
-        except QueueFull:
-            self.add(model)
-            raise
-
-    def per_second(self) -> dict[str, float]:
-        """Of each model that was refused within the window."""
-        now = self._clock()
-        self._forget(now)
-        seconds = min(WINDOW, max(_SAMPLE_EVERY, now - self._began))
-        totals: dict[str, int] = {}
-        for _, counts in self._counted:
-            for model, count in counts.items():
-                totals[model] = totals.get(model, 0) + count
-        return {model: total / seconds for model, total in totals.items()}
-
-    def _forget(self, now: float) -> None:
-        while self._counted and now - self._counted[0][0] > WINDOW:
-            self._counted.popleft()
+def _minute(totals: list[Count]) -> dict[str, Any]:
+    windows = [totals[n].since(totals[max(0, n - _WINDOW)]) for n in range(1, len(totals))][-_SECONDS:]
+    return {
+        "images": [round(window.images / _WINDOW, 2) for window in windows],
+        "ms": [round(1000 * w.seconds / w.answers, 2) if w.answers else None for w in windows],
+        "answers": totals[-1].answers,
+        "direct_bytes": totals[-1].direct_bytes,
+    }

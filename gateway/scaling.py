@@ -11,12 +11,21 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from aiohttp import web
+
+from gateway.fleet import Fleet
 from gateway.known_worker import Worker
-from gateway.rates import WINDOW
+from gateway.throughput import WINDOW
+from shoal import http
+from shoal.wire import Option
 
 TOLERANCE = 0.1
 """The share by which the need may pass a whole number of workers before the suggestion follows."""
 
+TARGET = 0.7
+"""How busy a worker is to be, unless the autoscaler says otherwise."""
+
+_TARGETS = Option(0.05, 1.0)
 _ALL = ""
 _WORTH_SAYING = 0.05
 
@@ -63,6 +72,11 @@ class ScaleSignal:
     """The suggestions of one gateway. It remembers the last one for each model and target."""
 
     _before: dict[tuple[str, float], int] = field(default_factory=dict)
+
+    def answer(self, request: web.Request, fleet: Fleet) -> web.Response:
+        """The answer to ``GET /v1/scale-signal``. Raises ``InvalidOption``."""
+        target = http.number_of(request, "target", _TARGETS)
+        return http.json_response(self.document(fleet, fleet.refusals.per_second(), target or TARGET))
 
     def document(self, workers: Iterable[Worker], refusals: Mapping[str, float], target: float) -> dict[str, Any]:
         """The answer, JSON-ready."""

@@ -106,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     add = verbs.add_parser("add", help="add an API key and print it, once")
     add.add_argument("name")
     add.add_argument("--file", type=Path, required=True, help="the gateways' api_keys file")
+    add.add_argument("--admin", action="store_true", help="it may also drain workers")
     add.set_defaults(command=_keys_add)
     remove = verbs.add_parser("remove", help="take an API key back; gateways follow within a second")
     remove.add_argument("name")
@@ -331,7 +332,7 @@ def _keys_add(options: argparse.Namespace) -> int:
     from shoal import keys
 
     try:
-        key = keys.add(options.file, options.name)
+        key = keys.add(options.file, options.name, is_admin=options.admin)
     except ValueError as error:
         return _complain(str(error))
     sys.stdout.write(key + "\n")

@@ -237,9 +237,10 @@ def _workers(document: Mapping[str, Any]) -> _Table:
             _Column("WAIT MS", 3, is_number=True),
             _Column("IMAGES/S", 3, is_number=True),
             _Column("BUSY", 4, is_number=True),
-            _Column("MS/IMAGE", 6, is_number=True),
-            _Column("ZONE", 8),
-            _Column("VERSION", 7),
+            _Column("MS/IMAGE", 7, is_number=True),
+            _Column("ANSWER", 6, is_number=True),
+            _Column("ZONE", 9),
+            _Column("VERSION", 8),
             _Column("REASON", 5),
         )
     )
@@ -255,6 +256,7 @@ def _workers(document: Mapping[str, Any]) -> _Table:
                 f"{load.get('images_per_second', 0.0):.1f}",
                 f"{100 * load.get('utilisation', 0.0):.0f}%",
                 f"{1000 * load.get('seconds_per_image', 0.0):.1f}",
+                f"{1000 * load.get('seconds_per_answer', 0.0):.0f}",
                 _printable(worker.get("zone") or ""),
                 _printable(worker.get("version") or ""),
                 _printable(load.get("reason", ""))[:60],

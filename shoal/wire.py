@@ -207,11 +207,29 @@ class ModelState(msgspec.Struct, frozen=True, omit_defaults=True):
     busy: float = 0.0
 
 
+class Served(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the fronts of a node have done for one model version since the supervisor began.
+
+    ``answers`` to requests, the ``seconds`` that those took together, and the bytes of the bodies that came past every
+    gateway.
+    """
+
+    answers: int = 0
+    seconds: float = 0.0
+    direct_bytes: int = 0
+
+    def __add__(self, other: Served) -> Served:
+        return Served(
+            self.answers + other.answers, self.seconds + other.seconds, self.direct_bytes + other.direct_bytes
+        )
+
+
 class NodeState(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the supervisor tells its fronts, on every change and at least once a second."""
 
     draining: bool = False
     models: dict[str, ModelState] = {}
+    served: dict[str, Served] = {}
 
 
 class ModelLoad(msgspec.Struct, frozen=True):
@@ -253,6 +271,7 @@ class LoadReport(msgspec.Struct, frozen=True, omit_defaults=True):
     draining: bool = False
     models: dict[str, ModelLoad] = {}
     public_url: str | None = None
+    served: dict[str, Served] = {}
 
 
 def model_key(model: str, version: str) -> str:

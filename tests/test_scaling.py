@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from discovery import Member
 from gateway.known_worker import Worker
-from gateway.rates import Rate, Refusals, Throughput
 from gateway.scaling import ScaleSignal, desired
+from gateway.throughput import Rate, Refusals, Throughput
 from shoal.errors import QueueFull
-from shoal.wire import LoadReport, ModelLoad, Status
+from shoal.wire import LoadReport, ModelLoad, Served, Status
 from tests.test_fleet import load
 from tests.test_gateway import Recorder, both, door
 
@@ -75,6 +75,15 @@ def test_two_processes_are_busy_half_each() -> None:
         models = {"digits@1": msgspec.structs.replace(seen.models["digits@1"], processes=2)}
         throughput.add(msgspec.structs.replace(seen, models=models))
     assert throughput.rate("digits@1") == Rate(5, 0.5)
+
+
+def test_how_long_answers_took() -> None:
+    throughput = Throughput()
+    for measured, served in ((0.0, Served(10, 5.0)), (10.0, Served(30, 6.0)), (20.0, Served())):
+        throughput.add(msgspec.structs.replace(report(measured, 0, 0), served={"digits@1": served}))
+        if measured == 10:
+            assert throughput.rate("digits@1").seconds == 0.05
+    assert throughput.rate("digits@1").seconds == 0  # counted anew, and nothing yet
 
 
 def test_refusals_are_forgotten_after_the_window() -> None:

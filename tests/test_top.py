@@ -36,6 +36,7 @@ LOAD = {
     "images_per_second": 12.1,
     "utilisation": 0.71,
     "expected_wait": 0.036,
+    "seconds_per_answer": 0.052,
     "reason": "",
 }
 DOCUMENT: dict[str, Any] = {
@@ -57,11 +58,11 @@ def test_everything_where_there_is_room() -> None:
         "g1 0.5.0   3 workers: 1 draining, 1 ready, 1 unreachable",
         "36.3 images/s   9 waiting   0.2 refused/s",
         "",
-        "WORKER  STATE        MODEL    STATUS  QUEUE  WAIT MS  IMAGES/S  BUSY  MS/IMAGE  ZONE  VERSION  REASON",
-        "w1      ready        lite0@1  ready   3/512       36      12.1   71%      11.9  a     0.5.0",
-        "w1      ready        lite0@2  ready   3/512       36      12.1   71%      11.9  a     0.5.0",
-        "w2      draining     lite0@1  ready   3/512       36      12.1   71%      11.9  b     0.5.0",
-        "w3      unreachable  -        -         0/0        0       0.0    0%       0.0",
+        "WORKER  STATE        MODEL    STATUS  QUEUE  WAIT MS  IMAGES/S  BUSY  MS/IMAGE  ANSWER  ZONE  VERSION  REASON",
+        "w1      ready        lite0@1  ready   3/512       36      12.1   71%      11.9      52  a     0.5.0",
+        "w1      ready        lite0@2  ready   3/512       36      12.1   71%      11.9      52  a     0.5.0",
+        "w2      draining     lite0@1  ready   3/512       36      12.1   71%      11.9      52  b     0.5.0",
+        "w3      unreachable  -        -         0/0        0       0.0    0%       0.0       0",
         "",
         "MODEL  VERSIONS  READY  QUEUE  WAIT MS  IMAGES/S  REFUSED/S  LABELS    TRAFFIC",
         "lite0  1,2           3      9       36      36.3        0.2  stable=1  1:9 2:1",
@@ -71,7 +72,7 @@ def test_everything_where_there_is_room() -> None:
 @pytest.mark.parametrize(
     ("width", "heading"),
     [
-        (90, "WORKER  STATE        MODEL    STATUS  QUEUE  WAIT MS  IMAGES/S  BUSY  MS/IMAGE  REASON"),
+        (90, "WORKER  STATE        MODEL    STATUS  QUEUE  WAIT MS  IMAGES/S  BUSY  ANSWER  REASON"),
         (60, "WORKER  STATE        MODEL    STATUS  QUEUE  WAIT MS"),
         (30, "WORKER  STATE        MODEL"),
         (12, "WORKER"),

@@ -78,6 +78,7 @@ class LoadReports:
             measured=measured,
             public_url=self._public_url,
             draining=self.state.draining,
+            served=self.state.served,
             models={key: self._load(key, models[key], load) for key, load in zip(models, loads, strict=True)},
         )
 

@@ -1,4 +1,4 @@
-"""What a gateway says of its cluster: every worker with its state and load, what is published, what was refused."""
+"""The state of the cluster as one gateway sees it: what ``/status`` answers, and ``/events`` tells each second."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import msgspec
 
 from gateway.fleet import Fleet
 from gateway.known_worker import Worker
-from gateway.rates import Refusals
 from shoal.publication import order
 from shoal.version import VERSION
 
 
-def document(gateway: str, fleet: Fleet, refusals: Refusals) -> dict[str, Any]:
-    """The answer to ``GET /status``, JSON-ready."""
+def document(name: str, fleet: Fleet) -> dict[str, Any]:
+    """Every worker with its state and the load of its models, what is published of each model, and what this gateway
+    refused of late."""
     return {
-        "gateway": gateway,
+        "gateway": name,
         "version": VERSION,
         "workers": [_worker(worker) for worker in sorted(fleet, key=lambda w: w.member.name)],
         "models": {
@@ -27,7 +27,7 @@ def document(gateway: str, fleet: Fleet, refusals: Refusals) -> dict[str, Any]:
             }
             for publication in sorted(fleet.publications, key=lambda p: p.model)
         },
-        "refusals_per_second": {model: round(rate, 4) for model, rate in sorted(refusals.per_second().items())},
+        "refusals_per_second": {model: round(rate, 4) for model, rate in sorted(fleet.refusals.per_second().items())},
     }
 
 
@@ -39,16 +39,17 @@ def _worker(worker: Worker) -> dict[str, Any]:
         "zone": worker.member.zone,
         "version": worker.member.version,
         "public_url": worker.public_url,
-        "models": {key: _load(worker, key) for key in worker.report.models} if worker.report else {},
+        "models": {key: _load(worker, key) for key in (worker.report.models if worker.report else ())},
     }
 
 
 def _load(worker: Worker, key: str) -> dict[str, Any]:
-    """The load of a model version as the worker reports it, and what follows from several reports."""
-    rate = worker.rate(key)
+    """As the worker reports it, and what follows from several reports."""
+    load, rate = msgspec.to_builtins(worker.load(key)), worker.rate(key)
     return {
-        **msgspec.to_builtins(worker.load(key)),
+        **load,
+        "expected_wait": round(worker.expected_wait(key, "interactive"), 3),
         "images_per_second": round(rate.images_per_second, 3),
         "utilisation": round(rate.busy, 4),
-        "expected_wait": round(worker.expected_wait(key, "interactive"), 4),
+        "seconds_per_answer": round(rate.seconds, 4),
     }
