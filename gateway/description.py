@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from shoal import openapi
-from shoal.descriptions import LIVE, OPENAPI, SCHEMES, SWITCH, TIMEOUT, native, open_inference
-from shoal.documents import Drained, Lookup, OneWorker, Ready, Status
+from shoal.descriptions import LIVE, OPENAPI, SCHEMES, SWITCH, TIMEOUT, native, open_inference, tensorflow_serving
+from shoal.documents import Drained, Lookup, OneWorker, Ready, ScaleSignal, Status
 from shoal.errors import (
     BadGateway,
     Draining,
@@ -34,6 +34,7 @@ MOST_USES = 64
 _KEY = ("key", "key_header")
 _UNAUTHORIZED = (MissingKey, InvalidKey)
 _AWAY = (BadGateway, NoWorker, Draining)
+_TARGET = Annotated[float, Meta(ge=0.05, le=1)]
 _LONGEST_KEY = Meta(max_length=256)
 
 _SPLIT = (
@@ -112,6 +113,19 @@ OPERATIONS: tuple[Operation, ...] = (
         about="Server-sent events that do not end; each `state` is a JSON document.",
         errors=(*_UNAUTHORIZED, TooManyListeners, Draining),
         credentials=_KEY,
+    ),
+    Operation(
+        "GET",
+        "/v1/scale-signal",
+        "How many workers the load needs",
+        "cluster",
+        {200: Answer("The suggestion.", {JSON: ScaleSignal})},
+        parameters=(Parameter("target", _TARGET, "How busy a worker is to be, as a share; 0.7 by default."),),
+        errors=(*_UNAUTHORIZED, InvalidOption),
+        credentials=_KEY,
+    ),
+    *tensorflow_serving.operations(
+        _SPLIT, (*_UNAUTHORIZED, UnknownLabel, *_AWAY), (*_UNAUTHORIZED, BadGateway, NoWorker), _KEY
     ),
     *open_inference.operations(_SPLIT, (*_UNAUTHORIZED, *_AWAY), (*_UNAUTHORIZED, *_AWAY), _KEY),
     LIVE,

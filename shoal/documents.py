@@ -75,9 +75,15 @@ class OneWorker(msgspec.Struct, frozen=True):
 
 
 class LoadOfModel(ModelLoad, frozen=True, kw_only=True):
-    """The load of a model version on one worker. ``expected_wait`` is in seconds, of an interactive image."""
+    """The load of a model version on one worker.
+
+    ``expected_wait`` (of an interactive image) and ``seconds_per_answer`` are in seconds, ``utilisation`` is a share.
+    """
 
     expected_wait: Quantity
+    images_per_second: Quantity
+    utilisation: Quantity
+    seconds_per_answer: Quantity
 
 
 class StatusOfWorker(msgspec.Struct, frozen=True):
@@ -114,6 +120,39 @@ class Status(msgspec.Struct, frozen=True):
     version: str
     workers: list[StatusOfWorker]
     models: dict[str, StatusOfModel]
+    refusals_per_second: dict[str, Quantity]
+
+
+class Need(msgspec.Struct, frozen=True):
+    """In workers: how many are kept busy, by what was refused and what waits too, and how many that needs."""
+
+    busy: Quantity
+    refused: Quantity
+    waiting: Quantity
+    workers: Quantity
+
+
+class Signal(msgspec.Struct, frozen=True):
+    """How many workers there are and should be, and why."""
+
+    workers: Count
+    desired: Annotated[int, Meta(ge=1)]
+    utilisation: Quantity
+    images_per_second: Quantity
+    queue_depth: Count
+    expected_wait: Quantity
+    refusals_per_second: Quantity
+    need: Need
+    reasons: list[str]
+
+
+class ScaleSignal(msgspec.Struct, frozen=True):
+    """What an autoscaler is told, of all models together and of each."""
+
+    target: Share
+    window_seconds: Quantity
+    total: Signal
+    models: dict[str, Signal]
 
 
 class Prediction(msgspec.Struct, frozen=True):

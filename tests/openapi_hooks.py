@@ -108,8 +108,11 @@ def map_path_parameters(context: Any, path_parameters: dict[str, Any] | None) ->
 @schemathesis.hook
 def map_body(context: Any, body: Any) -> Any:
     """Most of what is asked of the model is what it takes."""
-    if not isinstance(body, dict) or "inputs" not in body or _is_one_of(4, body):
+    path = context.operation.path
+    if not isinstance(body, dict) or _is_one_of(4, body) or not path.endswith((":predict", "/infer")):
         return body
+    if path.endswith(":predict"):
+        return {"instances": GOOD_INPUT["data"]}
     return {name: value for name, value in body.items() if name == "id"} | {"inputs": [GOOD_INPUT]}
 
 

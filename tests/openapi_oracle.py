@@ -25,11 +25,12 @@ _LATE = {"deadline_exceeded", "upload_timeout", "queue_full"}
 _SHORT_MS = 3000
 _LENGTH = "Inference-Header-Content-Length"
 _OF_IMAGES = {OK, "unsupported_image", "invalid_image"}
-GOOD_INPUT = {"name": "image", "shape": [1, 32, 32, 3], "datatype": "UINT8", "data": [7] * 3072}
+GOOD_INPUT = {"name": "image", "shape": [1, 32, 32, 3], "datatype": "UINT8", "data": [[[[7] * 3] * 32] * 32]}
 """What the model ``fake`` takes as pixels."""
 _LONGEST_JSON = 64 * 1024
 
 
+REFUSED = (":classify", ":regress", ":explain")
 DOCS = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png", "start.js", "page.css")
 
 
@@ -132,7 +133,7 @@ class Oracle:
 
     def _choice(self, sent: Sent, operation: Mapping[str, Any]) -> set[str]:
         """Nothing but version 1 of the model ``fake`` is served, and it has no labels."""
-        if sent.template.startswith("/v2/repository/"):
+        if sent.template.startswith("/v2/repository/") or sent.template.endswith(REFUSED):
             return set()
         named = {parameter["name"] for parameter in operation.get("parameters", ())} | set(sent.variables or {})
         said = {name: text for name, text in (sent.query | (sent.variables or {})).items() if name in named}
@@ -149,6 +150,8 @@ class Oracle:
         return faults
 
     def _body(self, sent: Sent) -> set[str]:
+        if sent.template.endswith(":predict"):
+            return self._rows(sent)
         if sent.template.endswith("/infer"):
             return self._infer(sent)
         if sent.template == "/v2/repository/index":
@@ -178,7 +181,7 @@ class Oracle:
                 return {"unknown_path"}
             case "/workers/{incarnation}/drain":
                 return {"unknown_worker"}
-            case path if path.startswith("/v2/repository/models/"):
+            case path if path.startswith("/v2/repository/models/") or path.endswith(REFUSED):
                 return {"invalid_request"}
         return set()
 
@@ -199,6 +202,18 @@ class Oracle:
         if {**document, "id": ""} == {"inputs": [GOOD_INPUT], "id": ""} and text is None:
             return {OK}
         return _OF_IMAGES | _LATE | {"invalid_request", "empty_body"}
+
+    def _rows(self, sent: Sent) -> set[str]:
+        """Of TensorFlow Serving: JSON in rows or columns."""
+        if not sent.body:
+            return {"empty_body"}
+        document = _json(sent.body)
+        both = isinstance(document, dict) and {"instances", "inputs"} <= document.keys()
+        if both or not (self._is("Rows", document) or self._is("Columns", document)):
+            return {"invalid_request"}
+        if document == {"instances": GOOD_INPUT["data"]}:
+            return {OK}
+        return _OF_IMAGES | {"invalid_request", "empty_body"}
 
     def _index(self, sent: Sent) -> set[str]:
         if not sent.body:
@@ -247,6 +262,9 @@ def _urls(body: bytes) -> set[str]:
 def _fits(text: str, schema: Mapping[str, Any]) -> bool:
     if "enum" in schema:
         return text in schema["enum"]
+    if schema.get("type") == "number":
+        is_number = re.fullmatch(r"-?[0-9]+(\.[0-9]*)?", text) is not None and len(text) < 32
+        return is_number and schema["minimum"] <= float(text) <= schema["maximum"]
     if schema.get("type") == "integer":
         is_number = re.fullmatch("[0-9]{1,9}", text) is not None
         return is_number and schema["minimum"] <= int(text) <= schema["maximum"]

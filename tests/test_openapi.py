@@ -260,7 +260,7 @@ def test_whatever_is_sent_is_answered_as_the_document_says(small: Cluster, servi
     }
     ran = subprocess.run(
         _command(tmp_path / "document.json", url, EXAMPLES[service]),
-        cwd=ROOT,
+        cwd=tmp_path,  # where it leaves what it remembers
         env={**os.environ, "PYTHONPATH": str(ROOT), **environ},
         capture_output=True,
         text=True,

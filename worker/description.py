@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from shoal import openapi
-from shoal.descriptions import LIVE, OPENAPI, SCHEMES, native, open_inference
-from shoal.errors import ExpiredTicket, InvalidTicket, MissingTicket, SpentTicket, WrongWorker
+from shoal.descriptions import LIVE, OPENAPI, SCHEMES, native, open_inference, tensorflow_serving
+from shoal.errors import ExpiredTicket, InvalidTicket, MissingTicket, SpentTicket, UnknownLabel, WrongWorker
 from shoal.openapi import TEXT, Answer, Operation
 
 __all__ = ["OPERATIONS", "document"]
@@ -17,6 +17,7 @@ _UNAUTHORIZED = (MissingTicket, InvalidTicket, ExpiredTicket, SpentTicket)
 OPERATIONS: tuple[Operation, ...] = (
     *native.predictions((native.MODEL, native.VERSION), _UNAUTHORIZED, _TICKET),
     LIVE,
+    *tensorflow_serving.operations((), (*_UNAUTHORIZED, UnknownLabel), (*_UNAUTHORIZED, WrongWorker), _TICKET),
     *open_inference.operations((), _UNAUTHORIZED, (*_UNAUTHORIZED, WrongWorker), _TICKET),
     Operation("GET", "/", "A welcome", "about", {200: Answer("Some text.", {TEXT: str})}),
     OPENAPI,
