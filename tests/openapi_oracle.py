@@ -23,6 +23,7 @@ _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF", b"GIF8", b"BM", b"II*\
 _ODD_HEAD = re.compile(rb"Content-Disposition:[^\r\n]*[^\x20-\x7e\r\n]")
 _LATE = {"deadline_exceeded", "upload_timeout", "queue_full"}
 _SHORT_MS = 3000
+_OF_VERSIONS = re.compile(r"/v2/.*/stats|/v1/models/\{model\}(/versions/\{version\})?")
 _LENGTH = "Inference-Header-Content-Length"
 _OF_IMAGES = {OK, "unsupported_image", "invalid_image"}
 GOOD_INPUT = {"name": "image", "shape": [1, 32, 32, 3], "datatype": "UINT8", "data": [[[[7] * 3] * 32] * 32]}
@@ -132,7 +133,10 @@ class Oracle:
         return set()
 
     def _choice(self, sent: Sent, operation: Mapping[str, Any]) -> set[str]:
-        """Nothing but version 1 of the model ``fake`` is served, and it has no labels."""
+        """Nothing but version 1 of the model ``fake`` is served, and it has no labels.
+
+        A ticket is for that one, whatever the label. About its model's other versions a worker may be asked.
+        """
         if sent.template.startswith("/v2/repository/") or sent.template.endswith(REFUSED):
             return set()
         named = {parameter["name"] for parameter in operation.get("parameters", ())} | set(sent.variables or {})
@@ -141,9 +145,9 @@ class Oracle:
         if "version" in said and "label" in said:
             faults.add("invalid_option")
         if said.get("model", "") not in ("", "fake") or said.get("version", "1") != "1":
-            is_counted = sent.template.endswith("/stats") and said.get("model") == "fake"
-            faults.add("invalid_ticket" if self.is_worker and not is_counted else "unknown_model")
-        if "label" in said:
+            is_ours = self.is_worker and (said.get("model") != "fake" or not _OF_VERSIONS.fullmatch(sent.template))
+            faults.add("invalid_ticket" if is_ours else "unknown_model")
+        if "label" in said and not self.is_worker:
             faults.add("unknown_label")
         if said.get("render") == "1" and sent.query.get("redirect") != "1":
             faults.add("wrong_task")
