@@ -56,12 +56,22 @@ class Proxy:
         ) as session:
             yield cls(session)
 
-    async def send(self, url: str, body: Body, headers: Mapping[str, str], *, deadline: float) -> Answer:
-        """POST ``body``. Raises ``NotSent`` or ``Broken``, and ``TimeoutError`` at ``deadline`` (monotonic)."""
+    async def send(
+        self, url: str, body: Body, headers: Mapping[str, str], *, deadline: float, method: str = "POST"
+    ) -> Answer:
+        """Send ``body``, if it is a POST.
+
+        Raises ``NotSent`` or ``Broken``, and ``TimeoutError`` at ``deadline`` (monotonic).
+        """
         timeout = ClientTimeout(total=max(0.001, deadline - time.monotonic()), sock_connect=_CONNECT_SECONDS)
         try:
-            async with self._session.post(
-                url, data=body, headers=headers, timeout=timeout, allow_redirects=False
+            async with self._session.request(
+                method,
+                url,
+                data=body if method == "POST" else None,
+                headers=headers,
+                timeout=timeout,
+                allow_redirects=False,
             ) as response:
                 return Answer(response.status, response.headers, await response.read())
         except ClientConnectorError as error:

@@ -16,13 +16,16 @@
     │   ├── InvalidTicket            401 invalid_ticket
     │   ├── ExpiredTicket            401 expired_ticket      retryable
     │   └── SpentTicket              401 spent_ticket        retryable
+    ├── JobsDisabled                 403 jobs_disabled
     ├── UrlDisabled                  403 url_disabled
     ├── UrlNotAllowed                403 url_not_allowed
     ├── UnknownPath                  404 unknown_path
     ├── UnknownModel                 404 unknown_model
     │   └── UnknownLabel             404 unknown_label
+    ├── UnknownJob                   404 unknown_job
     ├── MethodNotAllowed             405 method_not_allowed
     ├── UploadTimeout                408 upload_timeout
+    ├── JobCancelled                 410 job_cancelled
     ├── BodyTooLarge                 413 body_too_large
     ├── UnsupportedImage             415 unsupported_image
     ├── WrongWorker                  421 wrong_worker        retryable
@@ -67,6 +70,8 @@ __all__ = [
     "InvalidRequest",
     "InvalidTicket",
     "InvalidUrl",
+    "JobCancelled",
+    "JobsDisabled",
     "MethodNotAllowed",
     "MissingImage",
     "MissingKey",
@@ -82,6 +87,7 @@ __all__ = [
     "TooManyPixels",
     "Unauthorized",
     "Unavailable",
+    "UnknownJob",
     "UnknownLabel",
     "UnknownModel",
     "UnknownPath",
@@ -199,6 +205,11 @@ class SpentTicket(Unauthorized):
     summary = "Every use of the ticket is spent: look up again."
 
 
+class JobsDisabled(ShoalError):
+    status, code = 403, "jobs_disabled"
+    summary = "No jobs are kept here: ask without 'Prefer: respond-async'."
+
+
 class UrlDisabled(ShoalError):
     status, code = 403, "url_disabled"
     summary = "Pictures are not fetched here: send the image itself."
@@ -224,6 +235,11 @@ class UnknownLabel(UnknownModel):
     summary = "The model has no such label."
 
 
+class UnknownJob(ShoalError):
+    status, code = 404, "unknown_job"
+    summary = "There is no such job, or not any more."
+
+
 class MethodNotAllowed(ShoalError):
     status, code = 405, "method_not_allowed"
     summary = "This path does not take this method."
@@ -232,6 +248,11 @@ class MethodNotAllowed(ShoalError):
 class UploadTimeout(ShoalError):
     status, code = 408, "upload_timeout"
     summary = "The body did not arrive in time."
+
+
+class JobCancelled(ShoalError):
+    status, code = 410, "job_cancelled"
+    summary = "The job was cancelled, so it has no result."
 
 
 class BodyTooLarge(ShoalError):

@@ -33,6 +33,8 @@ from worker.dialects import Dialect, native
 from worker.fetching import Fetcher
 from worker.front_orders import Orders
 from worker.images import annotate
+from worker.job_records import JobRecords
+from worker.job_requests import JobRequests
 from worker.jobs import Offer
 from worker.load_reports import LoadReports
 from worker.queue import Queue, QueueUnavailable, bulk_capacity
@@ -69,6 +71,7 @@ class Front:
         queue: Queue,
         submissions: Submissions,
         receiver: Receiver,
+        jobs: JobRequests,
         front_metrics: metrics.FrontMetrics,
     ) -> None:
         self._orders = orders
@@ -76,6 +79,7 @@ class Front:
         self._queue = queue
         self._submissions = submissions
         self._receiver = receiver
+        self._jobs = jobs
         self._metrics = front_metrics
         self._verifier = Verifier(Path(orders.ticket_keys), orders.incarnation) if orders.ticket_keys else None
         self._reports = LoadReports(
@@ -112,6 +116,7 @@ class Front:
         app = web.Application(middlewares=[http.middleware(self._metrics, lambda: self.is_draining)])
         for path, dialect in _DIALECTS:
             app.router.add_post(path, partial(self._predict, dialect), expect_handler=http.expect_nothing_yet)
+        self._jobs.add_routes(app)
         app.router.add_get("/", self._welcome)
         app.router.add_get("/livez", self._live)
         return app
@@ -130,10 +135,14 @@ class Front:
         timings, use, spend = Timings(), Use(self._ticket(request)), False
         try:
             asked = wanted(request, use.ticket, dialect, reports=self._reports, limits=self._limits)
+            later = await self._jobs.deferred(request, dialect, asked, use, draining=self.is_draining)
+            asked = later.wanted if later else asked
             with _counted(self._unanswered, asked.card.key):
                 with self._using(use.ticket), self._holding(request, asked):
                     prepared = await self._prepared(request, asked, use, timings)
                 asked = prepared.wanted
+                if later:
+                    return await self._jobs.accept(later, prepared.jobs, use, timings)
                 answers = await self._answers(asked, prepared, use)
         except QueueFull as error:
             error.retry_after = self._wait_of(asked.card.key)
@@ -349,6 +358,7 @@ async def _main() -> int:
     with ThreadPoolExecutor(limits.decode_threads, thread_name_prefix="decode") as decoders:
         async with (
             Queue.connect(orders.redis) as queue,
+            JobRecords.connect(orders.redis) as records,
             Submissions.open(
                 queue,
                 orders.front,
@@ -363,7 +373,8 @@ async def _main() -> int:
                 most=limits.url_fetches,
             ) as fetcher,
         ):
-            front = Front(orders, queue, submissions, Receiver(limits, decoders, fetcher), front_metrics)
+            jobs = JobRequests.of(orders, records, front_metrics)
+            front = Front(orders, queue, submissions, Receiver(limits, decoders, fetcher), jobs, front_metrics)
             async with service.background(front.follow(lines)), _serving(front, orders):
                 processes.tell_parent({"event": "ready"})
                 await stop.requested()
