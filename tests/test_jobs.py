@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -17,8 +18,9 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from standardwebhooks import Webhook
 
-from shoal import service
+from shoal import cli, service
 from shoal.metrics import CourierMetrics
+from shoal.settings import InvalidSettings, WorkerSettings
 from shoal.wire import Reply
 from tests.clusters import eventually_async
 from tests.nodes import Node, fake, node
@@ -533,6 +535,27 @@ async def test_a_host_that_moves_to_a_private_address_gets_nothing(tmp_path: Pat
 def test_what_is_no_secret(text: str) -> None:
     with pytest.raises(InvalidSecret):
         secrets_in(text)
+
+
+def test_a_secret_is_made_by_the_command_and_the_old_one_still_signs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "secrets"
+    for _ in range(2):
+        assert cli.main(["keys", "webhook", "--file", str(file)]) == 0
+    printed = capsys.readouterr().out.split()
+    assert len(set(printed)) == 2
+    body, headers = b'{"a":1}', {"webhook-id": "x", "webhook-timestamp": str(int(time.time()))}
+    headers["webhook-signature"] = signature(secrets_in(file.read_text()), "x", int(headers["webhook-timestamp"]), body)
+    for secret in printed:
+        assert Webhook(secret).verify(body, headers) == {"a": 1}
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_webhooks_without_a_secret_do_not_start() -> None:
+    settings = ["--discovery", "static://x:1", "--webhook-hosts", "hooks.example"]
+    with pytest.raises(InvalidSettings, match="webhook_secret is missing"):
+        WorkerSettings.load(settings)
 
 
 @given(body=st.binary(max_size=200), name=st.text("abcdef0123456789", min_size=1, max_size=32))
