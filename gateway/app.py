@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import replace
+from http import HTTPStatus
 from urllib.parse import urlencode, urlsplit
 
 from aiohttp import web
@@ -21,6 +22,8 @@ from gateway.open_inference import OpenInference
 from gateway.proxy import Answer, Broken, NotSent, Proxy
 from gateway.proxy_tickets import ProxyTickets
 from gateway.replay import Body, ReplayBuffer, Stream, digest
+from gateway.scaling import ScaleSignal
+from gateway.tensorflow_serving import TensorFlowServing
 from shoal import cors, http, logs, metrics, paths
 from shoal.errors import BadGateway, DeadlineExceeded, Draining, InvalidOption, ShoalError
 from shoal.keys import Holder, KeyRing
@@ -74,6 +77,7 @@ class Gateway:
         self._replay = ReplayBuffer(body_bytes=settings.replay_body_bytes, total_bytes=settings.replay_total_bytes)
         self._tickets = ProxyTickets(name, signer, fleet, max_bytes=settings.max_body_bytes)
         self._inquiries = Inquiries(fleet, proxy, self._tickets)
+        self._scale = ScaleSignal()
         self.events = Events(name, fleet)
         self.draining = False
 
@@ -89,6 +93,7 @@ class Gateway:
         app = web.Application(middlewares=[http.middleware(self._metrics, lambda: self.draining)])
         cors.allow(app, self._settings.cors_origins)
         OpenInference(self._fleet, self._inquiries, self._authenticate, lambda: self.draining).add_to(app)
+        TensorFlowServing(self._fleet, self._inquiries, self._authenticate).add_to(app)
         for path in paths.PREDICTIONS:
             app.router.add_post(path, self._predict, expect_handler=http.expect_nothing_yet)
         app.add_routes(Page(self._settings, WELCOME).routes())
@@ -96,6 +101,7 @@ class Gateway:
         app.router.add_post("/workers/{incarnation}/drain", self._drain)
         app.router.add_get("/lookup", self._lookup)
         app.router.add_get("/status", self._status)
+        app.router.add_get("/v1/scale-signal", self._scale_signal)
         app.router.add_get("/workers/{incarnation}", self._worker)
         app.router.add_get("/livez", self._live)
         app.router.add_get("/readyz", self._ready)
@@ -171,7 +177,8 @@ class Gateway:
         """A worker, and a ticket of at most ``uses`` for it: fewer when it has little room left for others."""
         wish = self._wish(request, seconds=self._seconds(request), public=True)
         try:
-            choice = await self._fleet.await_choice(wish, self._settings.patience)
+            with self._fleet.refusals.noted(wish.model):
+                choice = await self._fleet.await_choice(wish, self._settings.patience)
         except ShoalError as error:
             self._metrics.lookups.labels("", error.code).inc()
             raise
@@ -202,15 +209,19 @@ class Gateway:
         seconds = self._seconds(request)
         deadline = time.monotonic() + seconds
         wish = self._wish(request, seconds=seconds, public=False)
-        await self._fleet.await_open(wish, min(settings.patience, seconds))
+        with self._fleet.refusals.noted(wish.model):
+            await self._fleet.await_open(wish, min(settings.patience, seconds))
         http.welcome_body(request)
         arrival = min(deadline, time.monotonic() + settings.upload_timeout)
         async with self._replay.body(request, limit=settings.max_body_bytes, deadline=arrival) as body:
             self._metrics.bytes.labels("proxied").inc(len(body) if isinstance(body, bytes) else 0)
             if self._fleet.caches(wish.model) and not request.content_type.startswith("multipart/"):
                 wish = replace(wish, digest=await digest(body))
-            answer = await self._deliver(request, body, wish, deadline)
+            with self._fleet.refusals.noted(wish.model):
+                answer = await self._deliver(request, body, wish, deadline)
             self.events.proxied_bytes += request.content.total_bytes
+        if answer.status == HTTPStatus.TOO_MANY_REQUESTS:
+            self._fleet.refusals.add(wish.model)
         headers = CIMultiDict((name, answer.headers[name]) for name in _PASSED_ON if name in answer.headers)
         return web.Response(status=answer.status, body=answer.body, headers=headers)
 
@@ -311,6 +322,10 @@ class Gateway:
         """Every worker with its state and the load of its models, and what is published of each model."""
         self._authenticate(request)
         return http.json_response(state.document(self._name, self._fleet))
+
+    async def _scale_signal(self, request: web.Request) -> web.Response:
+        self._authenticate(request)
+        return self._scale.answer(request, self._fleet)
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         return await self.events.listen(request, self._holder(request))

@@ -22,6 +22,7 @@ from discovery import Member, Watch
 from discovery.publications import Publications
 from gateway.balancers import Balancer, by_content
 from gateway.known_worker import STATES, Worker, decode_report
+from gateway.throughput import Refusals
 from gateway.versions import pick
 from shoal import http
 from shoal.errors import NoWorker, QueueFull, UnknownLabel, UnknownModel
@@ -102,6 +103,7 @@ class Fleet:
         self._interval = interval
         self._metrics = metrics
         self.publications = publications
+        self.refusals = Refusals()
         self._workers: dict[str, Worker] = {}
         self._pollers: dict[str, asyncio.Task[None]] = {}
         self._seen: dict[str, None] = {}  # every model version that was ever reported here, in order
@@ -252,7 +254,7 @@ class Fleet:
 
         Raises ``UnknownModel``, ``UnknownLabel`` or ``NoWorker``.
         """
-        wish = self._labelled(wish)
+        wish = self.labelled(wish)
         choices = self._serving([w for w in self._trusted() if w.public_url or not wish.public], wish)
         if not choices:
             self._check_known(wish)
@@ -271,7 +273,7 @@ class Fleet:
             return ready + ejected
         return ready
 
-    def _labelled(self, wish: Wish) -> Wish:
+    def labelled(self, wish: Wish) -> Wish:
         """The wish with the version that its label names. Raises ``UnknownModel``, ``UnknownLabel`` or ``NoWorker``."""
         if wish.label is None:
             return wish

@@ -13,7 +13,8 @@ from shoal.version import VERSION
 
 
 def document(name: str, fleet: Fleet) -> dict[str, Any]:
-    """Every worker with its state and the load of its models, and what is published of each model."""
+    """Every worker with its state and the load of its models, what is published of each model, and what this gateway
+    refused of late."""
     return {
         "gateway": name,
         "version": VERSION,
@@ -26,6 +27,7 @@ def document(name: str, fleet: Fleet) -> dict[str, Any]:
             }
             for publication in sorted(fleet.publications, key=lambda p: p.model)
         },
+        "refusals_per_second": {model: round(rate, 4) for model, rate in sorted(fleet.refusals.per_second().items())},
     }
 
 
@@ -42,5 +44,12 @@ def _worker(worker: Worker) -> dict[str, Any]:
 
 
 def _load(worker: Worker, key: str) -> dict[str, Any]:
-    load = msgspec.to_builtins(worker.load(key))
-    return {**load, "expected_wait": round(worker.expected_wait(key, "interactive"), 3)}
+    """As the worker reports it, and what follows from several reports."""
+    load, rate = msgspec.to_builtins(worker.load(key)), worker.rate(key)
+    return {
+        **load,
+        "expected_wait": round(worker.expected_wait(key, "interactive"), 3),
+        "images_per_second": round(rate.images_per_second, 3),
+        "utilisation": round(rate.busy, 4),
+        "seconds_per_answer": round(rate.seconds, 4),
+    }

@@ -13,7 +13,7 @@ from typing import Literal
 from aiohttp import web
 
 from shoal import http
-from shoal.errors import InvalidTicket, NotReady, UnknownModel
+from shoal.errors import InvalidTicket, NotReady, UnknownLabel, UnknownModel
 from shoal.publication import order
 from shoal.tickets import Ticket
 from shoal.wire import ModelCard, ModelState, Output, Priority, model_key
@@ -23,6 +23,8 @@ from worker.jobs import Sharing
 from worker.load_reports import LoadReports
 
 Caching = Literal["shared", "fresh", "off"]
+
+NO_LABELS = "A worker knows no labels: ask a gateway, or name a version."
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,8 @@ def _caching(request: web.Request, card: ModelCard, limits: Limits) -> Caching:
 def model_of(target: Target, ticket: Ticket | None, reports: LoadReports) -> tuple[ModelState, ModelCard]:
     """The model version of a request: that of its ticket, or the one it names, or the node's best of the model.
 
-    Raises ``InvalidTicket`` for a ticket of another one, ``UnknownModel``, or ``NotReady`` while it has no card.
+    A label is resolved by the ticket alone. Raises ``InvalidTicket`` for a ticket of another model, ``UnknownModel``,
+    ``UnknownLabel``, or ``NotReady`` while it has no card.
     """
     model, version = target.model, target.version
     models = reports.state.models
@@ -110,6 +113,8 @@ def model_of(target: Target, ticket: Ticket | None, reports: LoadReports) -> tup
         if model not in (None, permitted[0]) or version not in (None, permitted[2]):
             raise InvalidTicket("The ticket is for another model.")
         key: str | None = ticket.model
+    elif target.label is not None:
+        raise UnknownLabel(NO_LABELS)
     elif model is None:
         key = next(iter(models), None)
     elif version is not None:

@@ -29,8 +29,9 @@ from shoal.tickets import Ticket, Verifier
 from shoal.wire import Job, NodeState
 from worker import answering
 from worker.asking import Wanted, wanted
-from worker.dialects import Dialect, native, open_inference
+from worker.dialects import Dialect, native, open_inference, tensorflow_serving
 from worker.dialects.open_inference_questions import OpenInferenceQuestions
+from worker.dialects.tensorflow_questions import TensorFlowQuestions
 from worker.fetching import Fetcher
 from worker.front_orders import Orders
 from worker.images import annotate
@@ -49,6 +50,7 @@ _DIALECTS: tuple[tuple[str, Dialect], ...] = (
     ("/predict", native.WHOLE),
     ("/", native.PAIRS),
     *((path, open_inference.INFER) for path in paths.OPEN_INFERENCE),
+    *((f"{path}:predict", tensorflow_serving.PREDICT) for path in paths.TENSORFLOW_SERVING),
 )
 _LONGEST_NAME = 128
 _LONGEST_HEADER = 8000  # HTTP libraries take about 8190
@@ -125,6 +127,7 @@ class Front:
             app.router.add_post(path, predict, expect_handler=http.expect_nothing_yet)
         questions = Questions(self._reports, self._ticket)
         OpenInferenceQuestions(questions, self._metrics, live=self._live, ready=self._ready).add_to(app)
+        TensorFlowQuestions(questions).add_to(app)
         app.router.add_get("/", self._welcome)
         app.router.add_get("/livez", self._live)
         return app

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-from shoal.errors import InvalidTicket, NotReady, UnknownModel
+from shoal.errors import InvalidTicket, NotReady, UnknownLabel, UnknownModel
 from shoal.publication import order
 from shoal.tickets import Ticket
 from shoal.wire import ModelCard, ModelState
-from worker.asking import model_of
+from worker.asking import NO_LABELS, model_of
 from worker.dialects import Target
 from worker.load_reports import LoadReports
 
@@ -39,19 +39,22 @@ class Questions:
         return dict(self._reports.state.models)
 
     def versions(self, request: web.Request) -> dict[str, ModelState]:
-        """The versions of the path's model, or the path's version, by key and in order.
+        """The versions of the path's model, or the one that the path names, by key and in order.
 
-        Raises what is wrong with the ticket, ``NotReady`` or ``UnknownModel``.
+        Raises what is wrong with the ticket, ``NotReady``, ``UnknownModel`` or ``UnknownLabel``.
         """
         ticket, target = self._ticket(request), _target(request)
         if ticket is not None and target.model != ticket.model.rpartition("@")[0]:
             raise InvalidTicket("The ticket is for another model.")
+        if target.label is not None and ticket is None:
+            raise UnknownLabel(NO_LABELS)
         if not self._reports.is_informed:
             raise NotReady
+        version = ticket.model.rpartition("@")[2] if ticket and target.label is not None else target.version
         found = {
             key: state
             for key, state in self._reports.state.models.items()
-            if key.rpartition("@")[0] == target.model and target.version in (None, key.rpartition("@")[2])
+            if key.rpartition("@")[0] == target.model and version in (None, key.rpartition("@")[2])
         }
         if not found:
             wanted = target.model if target.version is None else f"{target.model}@{target.version}"
@@ -64,4 +67,5 @@ class Questions:
 
 
 def _target(request: web.Request) -> Target:
-    return Target(request.match_info["model"], request.match_info.get("version"))
+    said = request.match_info
+    return Target(said["model"], said.get("version"), said.get("label"))

@@ -28,10 +28,14 @@ Item = bytes | Tensor
 
 @dataclass(frozen=True)
 class Target:
-    """Whom a request is for, by its head. Without a model it is the first one."""
+    """Whom a request is for, by its head. Without a model it is the first one.
+
+    A ``label`` is resolved by a gateway, whose ticket says the version.
+    """
 
     model: str | None = None
     version: str | None = None
+    label: str | None = None
 
 
 @dataclass(frozen=True)
