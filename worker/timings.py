@@ -18,6 +18,11 @@ class Timings:
         self.stages[stage] = (now - self._last) * 1000
         self._last = now
 
+    @property
+    def seconds(self) -> float:
+        """Since the request began."""
+        return time.perf_counter() - self._started
+
     def header(self) -> str:
-        total = (time.perf_counter() - self._started) * 1000
-        return ", ".join(f"{name};dur={ms:.2f}" for name, ms in [*self.stages.items(), ("total", total)])
+        stages = [*self.stages.items(), ("total", self.seconds * 1000)]
+        return ", ".join(f"{name};dur={ms:.2f}" for name, ms in stages)
