@@ -93,6 +93,11 @@ class Worker:
     def load(self, key: str) -> ModelLoad | None:
         return self.report.models.get(key) if self.report else None
 
+    @property
+    def measured_seconds(self) -> float:
+        """How long its rates are averages of."""
+        return self._throughput.seconds
+
     def rate(self, key: str) -> Rate:
         """How fast it was with a model version lately."""
         return self._throughput.rate(key)

@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aiohttp import web
-from msgspec import to_builtins
 
-from shoal import http, logs
-from shoal.documents import Provenance, Source
+from shoal import http
 from shoal.errors import WrongTask
 from shoal.wire import ModelCard
 from worker.asking import Wanted
 from worker.dialects import Received, Target
+from worker.documents import document
 from worker.receiving import Receiver
 from worker.submissions import Answered
 from worker.timings import Timings
@@ -47,7 +46,7 @@ class Whole(_Native):
     def response(
         self, answers: Sequence[Answered], wanted: Wanted, timings: Timings, headers: Mapping[str, str], *, worker: str
     ) -> web.Response:
-        return http.json_response(_document(answers, wanted, timings, worker), headers=headers)
+        return http.json_response(document(answers, wanted.about(worker), timings.stages), headers=headers)
 
 
 class Pairs(_Native):
@@ -73,29 +72,6 @@ WHOLE, PAIRS = Whole(), Pairs()
 def _wants_a_picture(request: web.Request) -> bool:
     said = http.switch(request, "render")
     return http.prefers(request, "image/jpeg") if said is None else said
-
-
-def _document(answers: Sequence[Answered], wanted: Wanted, timings: Timings, worker: str) -> dict[str, Any]:
-    """The answer as JSON-ready data; of several images a list."""
-    source = Source(
-        success=True,
-        model=wanted.card.model,
-        version=wanted.card.version,
-        digest=wanted.card.digest,
-        worker=worker,
-        request_id=logs.request_id.get(),
-        timings={stage: round(ms, 2) for stage, ms in timings.stages.items()},
-    )
-    each = [{**(answered.reply.answer or {}), **to_builtins(_provenance(answered))} for answered in answers]
-    return {**(each[0] if len(each) == 1 else {"answers": each}), **to_builtins(source)}
-
-
-def _provenance(answered: Answered) -> Provenance:
-    """Of a kept answer: no attempt, and no batch."""
-    if answered.cache == "hit":
-        return Provenance(attempt=0, batch_size=0, cache="hit")
-    reply = answered.reply
-    return Provenance(attempt=reply.attempt, batch_size=reply.batch_size, cache=answered.cache)
 
 
 def _pairs(answer: dict[str, Any]) -> list[list[Any]]:
