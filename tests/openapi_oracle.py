@@ -88,6 +88,7 @@ class Oracle:
     credential: Callable[[], str]
     images: Images
     is_worker: bool
+    jobs: set[str] = field(default_factory=set)
 
     def expected(self, sent: Sent) -> set[str]:
         """The codes that fit what is wrong with the request, or ``OK`` when nothing is.
@@ -99,6 +100,7 @@ class Oracle:
             return {"method_not_allowed"}
         operation = described.get(sent.method.lower(), described.get("get"))
         faults = self._credentials(sent, operation)
+        faults |= self._job(sent)
         faults |= self._parameters(sent, operation) | self._choice(sent, operation)
         if "requestBody" in operation and sent.query.get("redirect") != "1":
             faults |= self._body(sent) - {OK}
@@ -206,6 +208,25 @@ class Oracle:
         if {**document, "id": ""} == {"inputs": [GOOD_INPUT], "id": ""} and text is None:
             return {OK}
         return _OF_IMAGES | _LATE | {"invalid_request", "empty_body"}
+
+    def _job(self, sent: Sent) -> set[str]:
+        """What asks for a job, or about one."""
+        if sent.template.startswith("/jobs/{id}"):
+            is_known = (sent.variables or {}).get("id") in self.jobs
+            return {OK, "job_cancelled", *_LATE} if is_known else {"unknown_job"}
+        if sent.template != "/predict" or sent.query.get("redirect") == "1":
+            return set()
+        header, parameter = sent.headers.get("Shoal-Webhook"), sent.query.get("webhook")
+        prefers = [part.partition(";")[0].strip().lower() for part in sent.headers.get("Prefer", "").split(",")]
+        names = [part.partition("=")[0].strip() for part in prefers]
+        if "respond-async" not in names:
+            return {"invalid_option"} if header is not None or parameter is not None else set()
+        if prefers[names.index("respond-async")].partition("=")[2].strip(' "'):
+            return {"invalid_option"}
+        webhooks = [text for text in (header, parameter) if text is not None]
+        if len(webhooks) > 1 or not all(text.strip() for text in webhooks):
+            return {"invalid_option"}
+        return {"url_disabled"} if webhooks else set()
 
     def _rows(self, sent: Sent) -> set[str]:
         """Of TensorFlow Serving: JSON in rows or columns."""
