@@ -66,9 +66,9 @@ def operations(
 ) -> tuple[Operation, ...]:
     """All that may be asked about a job, with what a gateway or a worker has beyond what they have in common."""
     common: dict[str, Any] = {"tag": "jobs", "parameters": (_ID, *parameters), "credentials": credentials}
-    known = (UnknownJob, NotReady, *errors)
+    known: tuple[type[ShoalError], ...] = (UnknownJob, NotReady, *errors)
     status = Answer("How it is.", {JSON: Job})
-    failed = (JobCancelled, ModelFailed, ModelCrashed, DeadlineExceeded)
+    failed: tuple[type[ShoalError], ...] = (JobCancelled, ModelFailed, ModelCrashed, DeadlineExceeded)
     later = Answer("It has not ended.", {JSON: Job}, {"Location": "Where the job is.", "Retry-After": "Seconds."})
     result = Answer("What the prediction answers at once.", {JSON: (Predicted, ManyPredicted)})
     return (
