@@ -449,7 +449,7 @@ MUTANTS = (
     Mutant(
         "an address in a URL is checked like a name's",
         "worker/fetching.py",
-        "            self._addresses.check([url.raw_host])\n",
+        "            self.check([url.raw_host])\n",
         "            pass\n",
         "tests/test_fetching.py::test_an_address_that_is_named_must_be_public_too",
     ),
