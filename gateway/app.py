@@ -17,6 +17,7 @@ from gateway.browser import Page
 from gateway.events import Events
 from gateway.fleet import Choice, Fleet, Wish
 from gateway.inquiries import Inquiries
+from gateway.jobs import Jobs
 from gateway.known_worker import decode_report
 from gateway.open_inference import OpenInference
 from gateway.proxy import Answer, Broken, NotSent, Proxy
@@ -39,9 +40,11 @@ _MOST_OF_ROOM = 1 / 8  # that one lookup may take
 _MOST_UPLOADS = 2  # workers that may have executed one request
 _MOST_TRIES = 5  # workers asked, those that refused included
 _RETRYABLE_STATUS = (421, 429, 502, 503)
-_PASSED_TO = ("Accept", "Cache-Control", http.JSON_LENGTH)
+_PASSED_TO = ("Accept", "Cache-Control", http.JSON_LENGTH, http.PREFER, http.WEBHOOK)
 _PASSED_ON = (
     "Content-Type",
+    "Location",
+    "Preference-Applied",
     "Retry-After",
     "Server-Timing",
     "Shoal-Code",
@@ -99,6 +102,7 @@ class Gateway:
         app.add_routes(Page(self._settings, WELCOME).routes())
         app.router.add_get("/events", self._events)
         app.router.add_post("/workers/{incarnation}/drain", self._drain)
+        Jobs(self._fleet, self._proxy, self._authenticate).add_routes(app)
         app.router.add_get("/lookup", self._lookup)
         app.router.add_get("/status", self._status)
         app.router.add_get("/v1/scale-signal", self._scale_signal)
@@ -208,7 +212,8 @@ class Gateway:
         http.check_head(request, settings.max_body_bytes)
         seconds = self._seconds(request)
         deadline = time.monotonic() + seconds
-        wish = self._wish(request, seconds=seconds, public=False)
+        patient = http.prefers_async(request)  # only the upload has to end within these seconds
+        wish = self._wish(request, seconds=float("inf") if patient else seconds, public=False)
         with self._fleet.refusals.noted(wish.model):
             await self._fleet.await_open(wish, min(settings.patience, seconds))
         http.welcome_body(request)
@@ -236,7 +241,8 @@ class Gateway:
         refusal: Answer | None = None
         for _ in range(_MOST_TRIES):
             remaining = max(0.0, deadline - time.monotonic())
-            wish = replace(wish, seconds=remaining)
+            if wish.seconds < float("inf"):
+                wish = replace(wish, seconds=remaining)
             try:  # who was accepted once waits for another worker as long as there is time
                 patience = remaining if uploads else min(self._settings.patience, remaining)
                 choice = await self._fleet.await_choice(wish, patience)
@@ -282,12 +288,15 @@ class Gateway:
         remaining = int((deadline - time.monotonic()) * 1000)
         if remaining <= 0:
             raise TimeoutError
-        headers = {
-            "Authorization": f"Bearer {self._tickets.ticket(choice.worker, choice.key, choice.priority)}",
-            "Content-Type": request.headers.get("Content-Type", "application/octet-stream"),
-            http.REQUEST_ID: logs.request_id.get(),
-            http.TIMEOUT_MS: str(remaining),
-        } | {name: request.headers[name] for name in _PASSED_TO if name in request.headers}
+        headers = (
+            {
+                "Authorization": f"Bearer {self._tickets.ticket(choice.worker, choice.key, choice.priority)}",
+                "Content-Type": request.headers.get("Content-Type", "application/octet-stream"),
+                http.REQUEST_ID: logs.request_id.get(),
+            }
+            | heads.of_job(request, remaining)
+            | {name: request.headers[name] for name in _PASSED_TO if name in request.headers}
+        )
         query = urlencode(heads.options(request))
         url = f"{choice.worker.member.internal_url}{request.path}" + (f"?{query}" if query else "")
         choice.worker.reserve(choice.key, 1)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from shoal import operations, top
+from shoal import key_commands, operations, top
 from shoal.answers import Answer, Outcome
 from shoal.client import AsyncClient, Mode
 from shoal.errors import ShoalError
@@ -100,22 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("models", help="publish models, and say which version serves whom ('shoal models --help')")
     commands.add_parser("serve", help="serve a model's file on this machine ('shoal serve --help')")
     operations.add_commands(commands)
-
-    keys = commands.add_parser("keys", help="make and remove API keys and ticket keys")
-    verbs = keys.add_subparsers(required=True, metavar="VERB")
-    add = verbs.add_parser("add", help="add an API key and print it, once")
-    add.add_argument("name")
-    add.add_argument("--file", type=Path, required=True, help="the gateways' api_keys file")
-    add.add_argument("--admin", action="store_true", help="it may also drain workers")
-    add.set_defaults(command=_keys_add)
-    remove = verbs.add_parser("remove", help="take an API key back; gateways follow within a second")
-    remove.add_argument("name")
-    remove.add_argument("--file", type=Path, required=True)
-    remove.set_defaults(command=_keys_remove)
-    tickets = verbs.add_parser("tickets", help="make a key that signs tickets")
-    tickets.add_argument("--private", type=Path, required=True, help="for the gateways; kept secret")
-    tickets.add_argument("--public", type=Path, required=True, help="for the workers; new keys are added to it")
-    tickets.set_defaults(command=_keys_tickets)
+    key_commands.add_commands(commands)
 
     settings = commands.add_parser("settings", help="print the effective settings of a service")
     settings.add_argument("service", choices=_SERVICES)
@@ -326,40 +311,6 @@ def _summary(answer: Answer) -> str:
     if isinstance(outputs, dict):
         return ", ".join(f"{name} {output['dtype']} {output['shape']}" for name, output in outputs.items())
     return "answered"
-
-
-def _keys_add(options: argparse.Namespace) -> int:
-    from shoal import keys
-
-    try:
-        key = keys.add(options.file, options.name, is_admin=options.admin)
-    except ValueError as error:
-        return _complain(str(error))
-    sys.stdout.write(key + "\n")
-    return 0
-
-
-def _keys_remove(options: argparse.Namespace) -> int:
-    from shoal import keys
-
-    try:
-        keys.remove(options.file, options.name)
-    except ValueError as error:
-        return _complain(str(error))
-    return 0
-
-
-def _keys_tickets(options: argparse.Namespace) -> int:
-    if problem := _missing("gateway", "jwt"):
-        return _complain(problem)
-    from shoal import tickets
-
-    try:
-        kid = tickets.generate(options.private, options.public)
-    except (ValueError, KeyError) as error:
-        return _complain(f"{options.public} is not a set of ticket keys: {error}")
-    sys.stdout.write(f"{kid}\n")
-    return 0
 
 
 if __name__ == "__main__":

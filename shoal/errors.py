@@ -17,14 +17,17 @@
     │   ├── ExpiredTicket            401 expired_ticket      retryable
     │   └── SpentTicket              401 spent_ticket        retryable
     ├── NotAllowed                   403 not_allowed
+    ├── JobsDisabled                 403 jobs_disabled
     ├── UrlDisabled                  403 url_disabled
     ├── UrlNotAllowed                403 url_not_allowed
     ├── UnknownPath                  404 unknown_path
     ├── UnknownModel                 404 unknown_model
     │   └── UnknownLabel             404 unknown_label
     ├── UnknownWorker                404 unknown_worker
+    ├── UnknownJob                   404 unknown_job
     ├── MethodNotAllowed             405 method_not_allowed
     ├── UploadTimeout                408 upload_timeout
+    ├── JobCancelled                 410 job_cancelled
     ├── BodyTooLarge                 413 body_too_large
     ├── UnsupportedImage             415 unsupported_image
     ├── WrongWorker                  421 wrong_worker        retryable
@@ -70,6 +73,8 @@ __all__ = [
     "InvalidRequest",
     "InvalidTicket",
     "InvalidUrl",
+    "JobCancelled",
+    "JobsDisabled",
     "MethodNotAllowed",
     "MissingImage",
     "MissingKey",
@@ -87,6 +92,7 @@ __all__ = [
     "TooManyPixels",
     "Unauthorized",
     "Unavailable",
+    "UnknownJob",
     "UnknownLabel",
     "UnknownModel",
     "UnknownPath",
@@ -210,6 +216,11 @@ class NotAllowed(ShoalError):
     summary = "Only an admin key may do this: make one with 'shoal keys add NAME --admin'."
 
 
+class JobsDisabled(ShoalError):
+    status, code = 403, "jobs_disabled"
+    summary = "No jobs are kept here: ask without 'Prefer: respond-async'."
+
+
 class UrlDisabled(ShoalError):
     status, code = 403, "url_disabled"
     summary = "Pictures are not fetched here: send the image itself."
@@ -240,6 +251,11 @@ class UnknownWorker(ShoalError):
     summary = "There is no worker of this incarnation; it may have ended."
 
 
+class UnknownJob(ShoalError):
+    status, code = 404, "unknown_job"
+    summary = "There is no such job, or not any more."
+
+
 class MethodNotAllowed(ShoalError):
     status, code = 405, "method_not_allowed"
     summary = "This path does not take this method."
@@ -248,6 +264,11 @@ class MethodNotAllowed(ShoalError):
 class UploadTimeout(ShoalError):
     status, code = 408, "upload_timeout"
     summary = "The body did not arrive in time."
+
+
+class JobCancelled(ShoalError):
+    status, code = 410, "job_cancelled"
+    summary = "The job was cancelled, so it has no result."
 
 
 class BodyTooLarge(ShoalError):

@@ -40,6 +40,10 @@ UPLOADS = "Shoal-Uploads"
 GATEWAY = "Shoal-Gateway"
 KEY = "Shoal-Key"
 CACHE = "Shoal-Cache"
+PREFER = "Prefer"
+WEBHOOK = "Shoal-Webhook"
+JOB = "Shoal-Job"
+"""The random part of an asynchronous job's id, as a gateway says it: the same at each worker that it tries."""
 JSON_LENGTH = "Inference-Header-Content-Length"
 """Of the Open Inference Protocol: how many bytes of a body are JSON; raw tensors follow."""
 PROVENANCE = ("Shoal-Model", "Shoal-Version", "Shoal-Worker")
@@ -228,6 +232,22 @@ def prefers(request: web.Request, content_type: str) -> bool:
         if quality > best:
             best, chosen = quality, kind
     return chosen == content_type
+
+
+def prefers_async(request: web.Request) -> bool:
+    """Whether ``Prefer`` (RFC 7240) has ``respond-async``; others may be left out. Raises ``InvalidOption``."""
+    said = [
+        part.partition(";")[0].strip().lower()
+        for value in request.headers.getall(PREFER, ())
+        for part in value.split(",")
+    ]
+    for preference in said:
+        name, equals, value = (text.strip() for text in preference.partition("="))
+        if name == "respond-async":
+            if equals and value.strip('"'):
+                raise InvalidOption("The preference respond-async has no value.")
+            return True
+    return False
 
 
 def priority_of(request: web.Request) -> Priority:

@@ -111,6 +111,33 @@ class FrontMetrics(HttpMetrics):
         )
 
 
+class CourierMetrics:
+    """A courier's metrics."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.jobs = Counter(
+            "shoal_jobs",
+            "Asynchronous jobs by the status they got: queued, done, failed, cancelled.",
+            ["model", "status"],
+            registry=registry,
+        )
+        self.webhooks = Counter(
+            "shoal_webhook_attempts",
+            "Attempts to send a webhook: delivered, retried, failed (for good).",
+            ["outcome"],
+            registry=registry,
+        )
+        self.queued = Gauge(
+            "shoal_jobs_queued",
+            "Asynchronous jobs without an end.",
+            registry=registry,
+            multiprocess_mode="livemostrecent",
+        )
+        self.waiting = Gauge(
+            "shoal_webhooks_waiting", "Webhooks to be sent.", registry=registry, multiprocess_mode="livemostrecent"
+        )
+
+
 class ModelMetrics:
     """A model process's metrics."""
 

@@ -48,6 +48,27 @@ MUTANTS = (
         "tests/test_tensorflow_serving.py::test_what_numbers_are_taken_for",
     ),
     Mutant(
+        "a timeout in a body only shortens the deadline",
+        "worker/dialects/open_inference.py",
+        "min(deadline, started + read.timeout / _MICROSECONDS)",
+        "started + read.timeout / _MICROSECONDS",
+        "tests/test_open_inference.py::test_a_low_priority_is_bulk_and_a_timeout_only_shortens",
+    ),
+    Mutant(
+        "a ticket answers no question about another model",
+        "worker/questions.py",
+        'if ticket is not None and target.model != ticket.model.rpartition("@")[0]:',
+        "if False:",
+        "tests/test_inference_questions.py::test_a_ticket_is_for_its_model_alone",
+    ),
+    Mutant(
+        "statistics that lack a worker are none",
+        "gateway/inquiries.py",
+        "            if answer.status != _OK:\n                raise BadGateway",
+        "            if False:\n                raise BadGateway",
+        "tests/test_inference_questions.py::test_a_sum_that_would_be_wrong_is_an_error",
+    ),
+    Mutant(
         "a model that answers otherwise than where it was prepared does not become ready",
         "worker/models/network_runtime.py",
         "            golden.check(self._recorded.golden.outputs, found, self._recorded.tolerance)\n",
@@ -449,7 +470,7 @@ MUTANTS = (
     Mutant(
         "an address in a URL is checked like a name's",
         "worker/fetching.py",
-        "            self._addresses.check([url.raw_host])\n",
+        "            self.check([url.raw_host])\n",
         "            pass\n",
         "tests/test_fetching.py::test_an_address_that_is_named_must_be_public_too",
     ),

@@ -104,6 +104,8 @@ def test_what_is_wrong_with_json(data: Any, dtype: str, said: str) -> None:
         (b"\xff\xff\xff\xffa", "object", (1,), "are not 1 elements"),
         (b"", "object", (1 << 60,), "elements"),
         (b"", "float64", (1 << 60, 1 << 60), "has 0 bytes"),
+        (b"", "float64", (0, 1 << 60), "sides are 1 or more"),
+        (b"1", "uint8", (1,) * 65, "more than 8 dimensions"),
     ],
 )
 def test_what_is_wrong_with_bytes(data: bytes, dtype: str, shape: tuple[int, ...], said: str) -> None:
@@ -176,6 +178,25 @@ def test_rows_of_different_shapes_are_no_batch() -> None:
 def test_an_output_that_is_none_is_the_models_fault(tensor: Tensor) -> None:
     with pytest.raises(ModelFailed, match="'boxes'"):
         arrays.joined("boxes", [tensor])
+
+
+@given(st.floats(allow_nan=True, width=32), st.sampled_from(["float32", "float16"]))
+def test_a_float_in_json_is_the_same_float(number: float, dtype: str) -> None:
+    with np.errstate(over="ignore"):
+        values = np.array([number, -number], dtype)
+        read = np.array(arrays.to_json(values)).astype(dtype)
+    assert np.array_equal(read, values, equal_nan=True)
+
+
+@given(st.floats(2**-20, 2**20, width=32))
+def test_a_float_in_json_is_short(number: float) -> None:
+    (written,) = arrays.to_json(np.array([number], np.float32))
+    assert written == float(f"{written:.9g}")
+
+
+def test_a_short_float_stays_so() -> None:
+    short = [0.1, 0.2, 1e-3, 123.456, 0.0, 5.0, 1e10]
+    assert arrays.to_json(np.array(short, np.float32)) == short
 
 
 def test_classes_are_strings() -> None:

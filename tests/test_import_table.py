@@ -33,6 +33,7 @@ OURS = {*MAY_IMPORT, "tests"}
 ONLY_IN: dict[str, set[str]] = {
     "consul": {"discovery/consul.py"},
     "redis": {
+        "worker/job_records.py",
         "worker/queue.py",
         "worker/redis_client.py",
         "bench/origin_peer.py",  # another system's design, which we measure
@@ -72,7 +73,9 @@ ONLY_IN: dict[str, set[str]] = {
         "shoal/metrics.py",
         "gateway/__main__.py",
         "gateway/app.py",
+        "worker/courier.py",
         "worker/front.py",
+        "worker/front_process.py",
         "worker/model_process.py",
         "worker/supervisor.py",
     },
@@ -85,7 +88,8 @@ NEVER_LOADED = [
     ("shoal.cli", (*SERVER_ONLY, *RUNTIMES)),
     ("gateway.__main__", ("redis", "consul", "PIL", "numpy", *RUNTIMES)),
     ("worker.supervisor", ("consul", *RUNTIMES)),
-    ("worker.front", ("consul", *RUNTIMES)),
+    ("worker.front_process", ("consul", *RUNTIMES)),
+    ("worker.courier", ("PIL", "numpy", "consul", "pydantic", *RUNTIMES)),
     ("worker.model_process", ("PIL", "consul", *RUNTIMES)),
     ("worker.repository.fetch", ("PIL", "consul", "fsspec", *RUNTIMES)),
     ("worker.repository.__main__", ("consul", "fsspec", *RUNTIMES)),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -31,7 +33,7 @@ from worker.queue import Queue
 MOST = 16
 KEY = "sums@1"
 CARD = ModelCard("sums", "1", "d", "tensors", ImageInput("image", 2, 2, channels=1), MOST)
-RAISES, DOES_NOT_FIT = 666.0, 777.0
+RAISES, DOES_NOT_FIT = -666.0, -777.0
 ANSWERED, RAW, TALL, LAST, CLASSED = None, (), (Output("tall"),), (Output("sums"),), (Output("sums", 2),)
 ASKS = (ANSWERED, RAW, TALL, LAST, CLASSED)
 
@@ -172,6 +174,7 @@ def test_the_card_says_what_the_network_takes_and_gives() -> None:
     assert card.tensor is not None
     assert (card.tensor.name, card.tensor.dtype, card.tensor.shape) == ("pixels", "float32", (-1, 2, 1))
     assert [(o.name, o.dtype, o.shape) for o in card.outputs] == [("sums", "float32", (2,)), ("tall", "int64", ())]
+    assert msgspec.convert(json.loads(msgspec.json.encode(card)), ModelCard) == card
 
 
 def test_the_fake_gives_its_probabilities() -> None:

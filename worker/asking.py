@@ -12,7 +12,7 @@ from typing import Literal
 
 from aiohttp import web
 
-from shoal import http
+from shoal import http, logs
 from shoal.errors import InvalidTicket, NotReady, UnknownLabel, UnknownModel
 from shoal.publication import order
 from shoal.tickets import Ticket
@@ -50,6 +50,16 @@ class Wanted:
     def seconds(self) -> float:
         """What is left, a little at least."""
         return max(0.001, self.deadline - time.monotonic())
+
+    def about(self, worker: str) -> dict[str, str]:
+        """What an answer says of where it comes from."""
+        return {
+            "model": self.card.model,
+            "version": self.card.version,
+            "digest": self.card.digest,
+            "worker": worker,
+            "request_id": logs.request_id.get(),
+        }
 
     def sharing(self, digest: str, limits: Limits) -> Sharing | None:
         """How an image of this ``digest`` shares its execution and its answer with equal ones."""
@@ -128,7 +138,7 @@ def model_of(target: Target, ticket: Ticket | None, reports: LoadReports) -> tup
     if state is None and ticket is not None:
         raise NotReady(f"The model {key} is not served here any more: look up again.")
     if state is None:
-        raise UnknownModel(f"There is no model {model or key!r} on this worker.")
+        raise UnknownModel(f"There is no model {key or model!r} on this worker.")
     if state.card is None:
         raise NotReady(f"The model {key} is {state.status}.")
     return state, state.card

@@ -53,6 +53,8 @@ DATATYPES: Mapping[str, str] = {
 
 _NAMES = {dtype: datatype for datatype, dtype in DATATYPES.items()}
 _MOST_DIMENSIONS = 8
+_SHORT_DIGITS = (9, 8, 7, 6, 5, 4)  # nine say every float32, five every float16
+_EXACT_POWER = 22  # of ten, in a float64
 _LENGTH = struct.Struct("<I")
 _WRITTEN_AS: Mapping[str, tuple[frozenset[type], str]] = {
     "b": (frozenset({bool}), "true and false"),
@@ -105,6 +107,7 @@ def from_bytes(name: str, data: bytes | memoryview, dtype: str, shape: Sequence[
 
     Raises ``InvalidRequest`` when there are more or fewer of them than ``shape`` needs.
     """
+    _check(name, shape)
     count, kind = math.prod(shape), np.dtype(dtype)
     if kind.kind == "O":
         return _objects(_elements(name, memoryview(data), count)).reshape(shape)
@@ -120,10 +123,9 @@ def from_bytes(name: str, data: bytes | memoryview, dtype: str, shape: Sequence[
 
 def fitted(name: str, values: Values, shape: Sequence[int]) -> Values:
     """An array that came flat, or of ``shape`` already, in that shape. Raises ``InvalidRequest`` for any other."""
+    _check(name, shape)
     wanted = tuple(shape)
     if values.shape == wanted or (values.ndim == 1 and values.size == math.prod(wanted)):
-        return values.reshape(wanted)
-    if not values.size and not math.prod(wanted):
         return values.reshape(wanted)
     raise InvalidRequest(f"Input {name!r} has data of shape {_listed(values.shape)}, not {_listed(shape)}.")
 
@@ -147,6 +149,14 @@ def items_of(name: str, values: Values, card: ModelCard, *, most: int) -> list[I
         )
     dtype = values.dtype.name
     return [Tensor(dtype, row.shape, row.tobytes()) for row in values]
+
+
+def _check(name: str, shape: Sequence[int]) -> None:
+    """No shape of nothing: there may be too much of it for NumPy."""
+    if len(shape) > _MOST_DIMENSIONS:
+        raise InvalidRequest(f"Input {name!r} has more than {_MOST_DIMENSIONS} dimensions.")
+    if any(side < 1 for side in shape):
+        raise InvalidRequest(f"Input {name!r} has shape {_listed(shape)}: its sides are 1 or more.")
 
 
 def _flattened(name: str, data: object) -> tuple[tuple[int, ...], list[Any]]:
@@ -226,19 +236,12 @@ def _images(name: str, values: Values) -> list[Item]:
 
 def _fits(values: Values, card: ModelCard) -> bool:
     row = values.shape[1:]
-    if values.dtype == np.uint8 and row == (card.input.height, card.input.width, card.input.channels):
-        return True
-    spec = card.tensor
-    if spec is None or values.dtype.name != spec.dtype or len(row) != len(spec.shape):
-        return False
-    return all(side == own or (own == -1 and side > 0) for side, own in zip(row, spec.shape, strict=True))
+    is_image = values.dtype == np.uint8 and row == card.input.shape
+    return is_image or (card.tensor is not None and card.tensor.takes(values.dtype.name, row))
 
 
 def _taken(card: ModelCard) -> str:
-    size = card.input
-    taken = [
-        f"encoded images (BYTES of shape [n]), images as UINT8 of {_rows((size.height, size.width, size.channels))}"
-    ]
+    taken = [f"encoded images (BYTES of shape [n]), images as UINT8 of {_rows(card.input.shape)}"]
     if card.tensor is not None:
         taken.append(f"and its own input, {datatype_of(card.tensor.dtype)} of {_rows(card.tensor.shape)}")
     return ", ".join(taken)
@@ -269,7 +272,7 @@ def to_bytes(values: Values) -> bytes:
 
 
 def to_json(values: Values) -> Any:
-    """Lists, nested as deep as the array, whose floats have the fewest decimals that say them; BYTES as strings.
+    """Lists, nested as deep as the array, whose floats have few decimals, and say the same; BYTES as strings.
 
     Raises ``InvalidRequest`` for what JSON cannot say: strings that are not UTF-8.
     """
@@ -278,9 +281,22 @@ def to_json(values: Values) -> Any:
             return _objects_as_text(values).tolist()
         except UnicodeDecodeError:
             raise InvalidRequest("An output has bytes that are no text: ask for it as binary data.") from None
-    if values.dtype.kind == "f" and values.dtype.itemsize < 8 and values.size:
-        return values.astype(np.str_).astype(np.float64).tolist()
-    return values.tolist()
+    return (_shortened(values) if values.dtype.kind == "f" and values.dtype.itemsize < 8 else values).tolist()
+
+
+def _shortened(values: Values) -> Values:
+    """Narrow floats as float64 of few decimals that are the same float again; as they are where that is not exact."""
+    exact = values.astype(np.float64)
+    found = exact
+    with np.errstate(all="ignore"):
+        exponent = np.floor(np.log10(np.abs(exact)))
+        for digits in _SHORT_DIGITS:
+            places = digits - 1 - exponent
+            power = np.power(10.0, np.abs(places))
+            short = np.where(places < 0, np.rint(exact / power) * power, np.rint(exact * power) / power)
+            is_same = (np.abs(places) <= _EXACT_POWER) & (short.astype(values.dtype) == values)
+            found = np.where(is_same, short, found)
+    return found
 
 
 def _objects_as_text(values: Values) -> Values:

@@ -204,8 +204,6 @@ def _values(given: _RequestInput, raw: memoryview) -> Values:
     dtype = DATATYPES.get(given.datatype)
     if dtype is None:
         raise InvalidRequest(f"Input {name!r}: {given.datatype!r} is no datatype; there are {_listed(DATATYPES)}.")
-    if any(side < 0 for side in shape):
-        raise InvalidRequest(f"Input {name!r} has a shape with a negative side.")
     size = given.parameters.get("binary_data_size")
     if size is None:
         if raw:

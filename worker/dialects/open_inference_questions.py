@@ -88,9 +88,8 @@ class OpenInferenceQuestions:
 
 def metadata(card: ModelCard, versions: Iterable[str]) -> dict[str, Any]:
     """The input is the network's own where it has one that clients may send, and else an image as an array."""
-    size = card.input
     own = _described(card.tensor) if card.tensor else None
-    image = TensorSpec(size.name, "uint8", (size.height, size.width, size.channels))
+    image = TensorSpec(card.input.name, "uint8", card.input.shape)
     return {
         "name": card.model,
         "versions": list(versions),
