@@ -8,11 +8,12 @@ from dataclasses import replace
 from http import HTTPStatus
 from urllib.parse import urlencode, urlsplit
 
+import msgspec
 from aiohttp import web
 from multidict import CIMultiDict
 from prometheus_client import CollectorRegistry
 
-from gateway import heads, operators, state
+from gateway import description, heads, operators, state, swagger
 from gateway.browser import Page
 from gateway.events import Events
 from gateway.fleet import Choice, Fleet, Wish
@@ -26,6 +27,7 @@ from gateway.replay import Body, ReplayBuffer, Stream, digest
 from gateway.scaling import ScaleSignal
 from gateway.tensorflow_serving import TensorFlowServing
 from shoal import cors, http, logs, metrics, paths
+from shoal.documents import Live, Lookup, OneWorker, Ready, Status
 from shoal.errors import BadGateway, DeadlineExceeded, Draining, InvalidOption, ShoalError
 from shoal.keys import Holder, KeyRing
 from shoal.settings import GatewaySettings
@@ -35,7 +37,6 @@ log = logging.getLogger(__name__)
 
 WELCOME = "Welcome to Shoal! POST an image to /predict, or ask /lookup where to upload it.\n"
 
-_MOST_USES = 64
 _MOST_OF_ROOM = 1 / 8  # that one lookup may take
 _MOST_UPLOADS = 2  # workers that may have executed one request
 _MOST_TRIES = 5  # workers asked, those that refused included
@@ -109,6 +110,9 @@ class Gateway:
         app.router.add_get("/workers/{incarnation}", self._worker)
         app.router.add_get("/livez", self._live)
         app.router.add_get("/readyz", self._ready)
+        app.router.add_get("/openapi.json", http.document_of(description.document))
+        app.router.add_get("/docs", swagger.page)
+        app.router.add_get("/docs/{file}", swagger.file)
         return app
 
     def internal_app(self) -> web.Application:
@@ -151,7 +155,7 @@ class Gateway:
     async def _lookup(self, request: web.Request) -> web.Response:
         """Where to upload, with a ticket: as JSON, as one line of text, or as ``PORT/?ticket=…``."""
         subject = self._authenticate(request)
-        uses = http.whole_number(request, "n", default=1, most=_MOST_USES)
+        uses = http.whole_number(request, "n", default=1, most=description.MOST_USES)
         style = request.query.get("format", "text" if heads.wants_text(request) else "json")
         if style not in ("json", "text", "port"):
             raise InvalidOption("format is json, text or port.")
@@ -163,18 +167,18 @@ class Gateway:
             return web.Response(text=f"{base}/predict?ticket={ticket}\n")
         model, _, version = choice.key.rpartition("@")
         return http.json_response(
-            {
-                "worker": choice.name,
-                "incarnation": choice.worker.incarnation,
-                "model": model,
-                "version": version,
-                "url": f"{base}/predict",
-                "ticket": ticket,
-                "uses": uses,
-                "expires_in": self._settings.ticket_lifetime,
-                "max_bytes": self._settings.max_body_bytes,
-                "expected_wait": round(choice.expected_wait, 3),
-            }
+            Lookup(
+                worker=choice.name,
+                incarnation=choice.worker.incarnation,
+                model=model,
+                version=version,
+                url=f"{base}/predict",
+                ticket=ticket,
+                uses=uses,
+                expires_in=self._settings.ticket_lifetime,
+                max_bytes=self._settings.max_body_bytes,
+                expected_wait=round(choice.expected_wait, 3),
+            )
         )
 
     async def _grant(self, request: web.Request, subject: str, uses: int) -> tuple[Choice, str, int]:
@@ -206,7 +210,7 @@ class Gateway:
 
     async def _predict(self, request: web.Request) -> web.StreamResponse:
         subject = self._authenticate(request)
-        if request.query.get("redirect") == "1":
+        if http.switch(request, "redirect"):
             return await self._redirect(request, subject)
         settings = self._settings
         http.check_head(request, settings.max_body_bytes)
@@ -320,17 +324,17 @@ class Gateway:
     # State
 
     async def _live(self, request: web.Request) -> web.Response:
-        return http.json_response({"live": True})
+        return http.json_response(Live(True))
 
     async def _ready(self, request: web.Request) -> web.Response:
         if self.draining:
             raise Draining("This gateway is draining.")
-        return http.json_response({"ready": True})
+        return http.json_response(Ready(True))
 
     async def _status(self, request: web.Request) -> web.Response:
         """Every worker with its state and the load of its models, and what is published of each model."""
         self._authenticate(request)
-        return http.json_response(state.document(self._name, self._fleet))
+        return http.json_response(msgspec.convert(state.document(self._name, self._fleet), Status))
 
     async def _scale_signal(self, request: web.Request) -> web.Response:
         self._authenticate(request)
@@ -347,7 +351,7 @@ class Gateway:
         """The state of one worker, for a client that waits for it: ``gone`` when it is not there any more."""
         self._authenticate(request)
         worker = self._fleet.named(request.match_info["incarnation"])
-        return http.json_response({"state": worker.state if worker else "gone"})
+        return http.json_response(OneWorker(worker.state if worker else "gone"))
 
     async def _exposition(self, request: web.Request) -> web.Response:
         return web.Response(body=metrics.exposition(self._registry), headers={"Content-Type": metrics.CONTENT_TYPE})

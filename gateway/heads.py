@@ -40,18 +40,18 @@ def version_of(request: web.Request) -> tuple[str | None, str | None]:
 
 def key_of(request: web.Request) -> str:
     """What decides the version in a split: the caller's key, or else the request's id. Raises ``InvalidOption``."""
-    key = request.query.get("key") or request.headers.get(http.KEY) or logs.request_id.get()
-    if len(key) > _LONGEST_KEY:
+    said = request.query.get("key", ""), request.headers.get(http.KEY, "")
+    if max(map(len, said)) > _LONGEST_KEY:
         raise InvalidOption(f"A key has at most {_LONGEST_KEY} characters.")
-    return key
+    return said[0] or said[1] or logs.request_id.get()
 
 
 def digest_of(request: web.Request) -> str:
     """The sha256 of the image that will be uploaded, if the caller says it. Raises ``InvalidOption``."""
-    digest = request.query.get("digest", "").lower()
-    if digest and not _DIGEST.fullmatch(digest):
+    digest = request.query.get("digest")
+    if digest is not None and not _DIGEST.fullmatch(digest.lower()):
         raise InvalidOption("digest is the SHA-256 of the image: 64 hexadecimal digits.")
-    return digest
+    return (digest or "").lower()
 
 
 def excluded(request: web.Request) -> frozenset[str]:

@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _become("worker.repository", arguments[arguments[0] == "models" :], extra="worker")
     if arguments[:1] == ["settings"] and arguments[1:2] and arguments[1] in _SERVICES:
         return _settings(arguments[1], arguments[2:])
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
         return command(options)
@@ -44,14 +44,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="shoal", description="Image inference on a cluster of your own machines.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+def parser() -> argparse.ArgumentParser:
+    """What ``shoal`` understands."""
+    tool = argparse.ArgumentParser(prog="shoal", description="Image inference on a cluster of your own machines.")
+    commands = tool.add_subparsers(required=True, metavar="COMMAND")
 
     up = commands.add_parser("up", help="start a whole cluster on this machine, until SIGTERM or Ctrl-C")
     up.add_argument("--json", action="store_true", help="print one line of JSON when the cluster is ready")
-    up.add_argument("--workers", type=int, default=2, metavar="N")
-    up.add_argument("--gateways", type=int, default=1, metavar="N")
+    up.add_argument("--workers", type=int, default=2, metavar="N", help="how many")
+    up.add_argument("--gateways", type=int, default=1, metavar="N", help="how many")
     up.add_argument(
         "--model", action="append", metavar="NAME", help="a model to serve; repeat it; 'none': as published"
     )
@@ -76,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     way = predict.add_mutually_exclusive_group()
     way.add_argument("--direct", dest="mode", action="store_const", const="direct", help="upload to a worker (default)")
     way.add_argument("--proxy", dest="mode", action="store_const", const="proxy", help="send through the gateway")
-    predict.add_argument("--model", metavar="NAME")
+    predict.add_argument("--model", metavar="NAME", help="default: the cluster's first")
     which = predict.add_mutually_exclusive_group()
     which.add_argument("--version", metavar="N", help="a version of the model")
     which.add_argument("--label", metavar="NAME", help="a label of a version, such as stable")
@@ -106,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     settings.add_argument("service", choices=_SERVICES)
     for service in _SERVICES:
         commands.add_parser(service, help=f"run one {service} ('shoal {service} --help' lists its settings)")
-    return parser
+    return tool
 
 
 def _client_options(parser: argparse.ArgumentParser) -> None:

@@ -103,6 +103,7 @@ __all__ = [
     "UrlNotAllowed",
     "WrongTask",
     "WrongWorker",
+    "every",
     "from_body",
     "from_code",
 ]
@@ -368,15 +369,16 @@ class ConnectionFailed(ShoalError):
     summary = "The connection failed before an answer came."
 
 
-def _tree(root: type[ShoalError]) -> Iterator[type[ShoalError]]:
+def every(root: type[ShoalError] = ShoalError) -> Iterator[type[ShoalError]]:
+    """Every class of the tree, parents first."""
     yield root
     for child in root.__subclasses__():
-        yield from _tree(child)
+        yield from every(child)
 
 
 def from_code(code: str, message: str, **kwargs: Any) -> ShoalError:
     """The error of that ``code``; an unknown code (a newer server's) becomes a plain ``ShoalError``."""
-    for cls in _tree(ShoalError):
+    for cls in every():
         if cls.code == code:
             return cls(message, **kwargs)
     return ShoalError(f"{code}: {message}", **kwargs)

@@ -9,9 +9,11 @@ import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from functools import cache
 from http import HTTPStatus
 from typing import Any, TypeVar
 
+import msgspec
 from aiohttp import BodyPartReader, web
 from aiohttp.http_exceptions import BadHttpMessage
 
@@ -66,11 +68,23 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def dumps(document: object) -> str:
+    if isinstance(document, msgspec.Struct):
+        return msgspec.json.encode(document).decode()
     return json.dumps(document, separators=(",", ":"), ensure_ascii=False)
 
 
 def json_response(document: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     return web.Response(text=dumps(document), status=status, headers=headers, content_type="application/json")
+
+
+def document_of(make: Callable[[], object]) -> Handler:
+    """A handler that answers with the same JSON document each time, made at the first."""
+    text = cache(lambda: dumps(make()))
+
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(text=text(), content_type="application/json")
+
+    return answer
 
 
 def error_response(error: ShoalError, request_id: str, path: str = "") -> web.Response:
@@ -148,6 +162,7 @@ def middleware(metrics: HttpMetrics, is_draining: Callable[[], bool]) -> Any:
 
 
 async def _answer(request: web.Request, handler: Handler, request_id: str) -> web.StreamResponse:
+    allow = ""
     try:
         return await handler(request)
     except ShoalError as error:
@@ -156,6 +171,7 @@ async def _answer(request: web.Request, handler: Handler, request_id: str) -> we
         if error.status < HTTPStatus.BAD_REQUEST:
             raise
         failure = _translate(error)
+        allow = error.headers.get("Allow", "")
     except (BadHttpMessage, web.RequestPayloadError) as error:
         failure = InvalidRequest(f"The body is malformed: {type(error).__name__}.")
     except Exception:
@@ -163,6 +179,8 @@ async def _answer(request: web.Request, handler: Handler, request_id: str) -> we
         failure = ShoalError()
     response = error_response(failure, request_id, request.path)
     response.headers["Shoal-Code"] = failure.code
+    if allow:
+        response.headers["Allow"] = allow
     if not request.content.is_eof():
         response.force_close()
     return response

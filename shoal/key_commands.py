@@ -21,7 +21,7 @@ def add_commands(commands: Any) -> None:
     add.set_defaults(command=_add)
     remove = verbs.add_parser("remove", help="take an API key back; gateways follow within a second")
     remove.add_argument("name")
-    remove.add_argument("--file", type=Path, required=True)
+    remove.add_argument("--file", type=Path, required=True, help="the gateways' api_keys file")
     remove.set_defaults(command=_remove)
     tickets = verbs.add_parser("tickets", help="make a key that signs tickets")
     tickets.add_argument("--private", type=Path, required=True, help="for the gateways; kept secret")

@@ -34,7 +34,7 @@ def add_commands(commands: Any, client_options: Callable[[argparse.ArgumentParse
     """Add the commands to the ``add_subparsers`` of the command line."""
     status = commands.add_parser("status", help="show the workers, their models and their load")
     client_options(status)
-    status.add_argument("--json", action="store_true")
+    status.add_argument("--json", action="store_true", help="print JSON")
     status.set_defaults(command=lambda options: asyncio.run(_status(options)))
     top = commands.add_parser("top", help="show the cluster as it works, until Ctrl-C")
     client_options(top)

@@ -27,6 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bench": {"shoal", "discovery", "worker"},
     "loadtest": {"shoal"},
     "chaos": {"shoal", "worker"},
+    "manual": {"shoal", "worker"},
 }
 OURS = {*MAY_IMPORT, "tests"}
 
@@ -58,6 +59,7 @@ ONLY_IN: dict[str, set[str]] = {
     "onnx": {"worker/models/conversion.py"},
     "jwt": {"shoal/tickets.py"},
     "pydantic": {
+        "manual/reference.py",
         "shoal/settings.py",
         "worker/models/manifest.py",
         "worker/models/tasks/boxes.py",

@@ -181,7 +181,7 @@ async def test_a_low_priority_is_bulk_and_a_timeout_only_shortens(valkey: RedisS
     async with node(valkey, held, executing=False) as on:
         status, document, _ = await on.post(INFER, json=body(parameters={"timeout": 50_000, "priority": 2}))
         assert (status, document["error"]) == (504, "The deadline passed before there was an answer.")
-        late = {"json": body(parameters={"timeout": 15_000_000}), "headers": {http.TIMEOUT_MS: "50"}}
+        late: dict[str, Any] = {"json": body(parameters={"timeout": 15_000_000}), "headers": {http.TIMEOUT_MS: "50"}}
         first = asyncio.create_task(on.post(INFER, **late))
         second = asyncio.create_task(on.post(INFER, json=body(), headers={http.TIMEOUT_MS: "3000"}))
         done, _ = await asyncio.wait({first, second}, return_when=asyncio.FIRST_COMPLETED)

@@ -19,10 +19,11 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from shoal import cors, http, logs, metrics, paths, processes
+from shoal.documents import Live, Ready
 from shoal.errors import DeadlineExceeded, MissingTicket, NotReady, QueueFull, ShoalError, SpentTicket
 from shoal.tickets import Ticket, Verifier
 from shoal.wire import Job, NodeState
-from worker import answering
+from worker import answering, description
 from worker.asking import Wanted, wanted
 from worker.dialects import Dialect, native, open_inference, tensorflow_serving
 from worker.dialects.open_inference_questions import OpenInferenceQuestions
@@ -128,6 +129,7 @@ class Front:
         self._jobs.add_routes(app)
         app.router.add_get("/", self._welcome)
         app.router.add_get("/livez", self._live)
+        app.router.add_get("/openapi.json", http.document_of(description.document))
         return app
 
     def internal_app(self) -> web.Application:
@@ -303,7 +305,7 @@ class Front:
             raise NotReady("The node's queue does not answer.") from error
         if not any(state.status == "ready" for state in self._reports.state.models.values()):
             raise NotReady
-        return http.json_response({"ready": True})
+        return http.json_response(Ready(True))
 
     async def _drain(self, request: web.Request) -> web.Response:
         """Drain the node, as at SIGTERM, on the signed word of a gateway."""
@@ -315,7 +317,7 @@ class Front:
         return http.json_response({"draining": True}, status=202)
 
     async def _live(self, request: web.Request) -> web.Response:
-        return http.json_response({"live": True})
+        return http.json_response(Live(True))
 
     async def _welcome(self, request: web.Request) -> web.Response:
         return web.Response(text="Welcome to Shoal. This is a worker: POST an image to /predict with a ticket.\n")

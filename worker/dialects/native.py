@@ -28,7 +28,7 @@ class _Native:
     takes_urls = True
 
     def target(self, request: web.Request) -> Target:
-        return Target(request.query.get("model"), request.query.get("version"))
+        return Target(request.query.get("model") or None, request.query.get("version"))
 
     async def receive(self, request: web.Request, wanted: Wanted, receiver: Receiver, timings: Timings) -> Received:
         return Received(await receiver.receive(request, wanted, timings), wanted)
