@@ -57,14 +57,14 @@ class FrontMetrics(HttpMetrics):
         super().__init__(registry)
         self.stage = Histogram(
             "shoal_stage_duration_seconds",
-            "Time an image spent in one stage: receive, cache, decode, wait, queue, inference, render, answer.",
+            "Time an image spent in one stage: receive, read, cache, decode, wait, queue, inference, render, answer.",
             ["model", "stage"],
             buckets=_SECONDS,
             registry=registry,
         )
         self.model_requests = Counter(
             "shoal_model_requests",
-            "Requests for predictions by their result: success or failure.",
+            "Requests for predictions by their result: success, failure, or accepted as a job.",
             ["model", "result"],
             registry=registry,
         )
