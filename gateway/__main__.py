@@ -38,6 +38,7 @@ async def serve(
     lifeline = [service.hold_lifeline(service.lines_of_stdin())] if settings.lifeline else []
     registry = CollectorRegistry()
     gateway_metrics = metrics.GatewayMetrics(registry)
+    metrics.watch_process(registry)
     public = service.bind(settings.host, settings.port)
     internal = service.bind(settings.internal_host, settings.internal_port)
     name = settings.name or f"{socket.gethostname()}-{public.getsockname()[1]}"

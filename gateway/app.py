@@ -189,11 +189,14 @@ class Gateway:
         await self._fleet.await_open(wish, min(settings.patience, seconds))
         http.welcome_body(request)
         arrival = min(deadline, time.monotonic() + settings.upload_timeout)
-        async with self._replay.body(request, limit=settings.max_body_bytes, deadline=arrival) as body:
-            self._metrics.bytes.labels("proxied").inc(len(body) if isinstance(body, bytes) else 0)
-            if self._fleet.caches(wish.model) and not request.content_type.startswith("multipart/"):
-                wish = replace(wish, digest=await digest(body))
-            answer = await self._deliver(request, body, wish, deadline)
+        try:
+            async with self._replay.body(request, limit=settings.max_body_bytes, deadline=arrival) as body:
+                if self._fleet.caches(wish.model) and not request.content_type.startswith("multipart/"):
+                    wish = replace(wish, digest=await digest(body))
+                answer = await self._deliver(request, body, wish, deadline)
+        finally:
+            self._metrics.bytes.labels("in").inc(request.content.total_bytes)
+        self._metrics.bytes.labels("out").inc(len(answer.body))
         headers = CIMultiDict((name, answer.headers[name]) for name in _PASSED_ON if name in answer.headers)
         return web.Response(status=answer.status, body=answer.body, headers=headers)
 

@@ -12,6 +12,7 @@ import uuid
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -41,6 +42,11 @@ class Ticket:
     id: str
     gateway: str
     priority: Priority
+
+    @property
+    def way(self) -> Literal["direct", "proxied"]:
+        """How what it permits comes: from a client, or through the gateway."""
+        return "direct" if self.uses else "proxied"
 
 
 class Signer:

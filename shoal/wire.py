@@ -194,10 +194,11 @@ class ModelState(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class NodeState(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What the supervisor tells its fronts, on every change and at least once a second."""
+    """What the supervisor tells its fronts, on every change and at least once a second. ``pids`` are by role."""
 
     draining: bool = False
     models: dict[str, ModelState] = {}
+    pids: dict[str, list[int]] = {}
 
 
 class ModelLoad(msgspec.Struct, frozen=True):

@@ -70,8 +70,10 @@ ONLY_IN: dict[str, set[str]] = {
     "pydantic_settings": {"shoal/settings.py"},
     "prometheus_client": {
         "shoal/metrics.py",
+        "shoal/metric_files.py",
         "gateway/__main__.py",
         "gateway/app.py",
+        "worker/exposition.py",
         "worker/front.py",
         "worker/model_process.py",
         "worker/supervisor.py",

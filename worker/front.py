@@ -27,7 +27,7 @@ from shoal import http, logs, metrics, processes, service
 from shoal.errors import DeadlineExceeded, MissingTicket, NotReady, QueueFull, ShoalError, SpentTicket
 from shoal.tickets import Ticket, Verifier
 from shoal.wire import Job, NodeState
-from worker import answering
+from worker import answering, exposition
 from worker.asking import Wanted, wanted
 from worker.dialects import Dialect, native
 from worker.fetching import Fetcher
@@ -142,6 +142,8 @@ class Front:
             spend = not error.retryable
             raise
         finally:
+            way = use.ticket.way if use.ticket else "direct"
+            self._metrics.uploaded.labels(way).inc(request.content.total_bytes)
             if use.ticket is not None and not use.bound:
                 self._submissions.arrived(use.ticket.model, use.ticket, spend=spend)
         return await self._response(asked, prepared, answers, timings, use.ticket)
@@ -287,11 +289,7 @@ class Front:
         return web.Response(text="Welcome to Shoal. This is a worker: POST an image to /predict with a ticket.\n")
 
     async def _exposition(self, request: web.Request) -> web.Response:
-        if self._limits.cache_bytes:
-            with suppress(QueueUnavailable):
-                self._metrics.cache_bytes.set(await self._queue.cached_bytes())
-        text = await asyncio.to_thread(metrics.exposition, CollectorRegistry())
-        return web.Response(body=text, headers={"Content-Type": metrics.CONTENT_TYPE})
+        return await exposition.response(self._metrics.registry, self._reports, self._queue)
 
 
 @contextmanager

@@ -223,7 +223,7 @@ class Supervisor:
     # What it tells, and whom it watches
 
     def _state(self) -> Mapping[str, Any]:
-        state = NodeState(draining=self.draining, models=dict(self._states()))
+        state = NodeState(draining=self.draining, models=dict(self._states()), pids=self._pids())
         document: dict[str, Any] = json.loads(msgspec.json.encode(state))
         return document
 
