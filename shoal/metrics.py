@@ -179,7 +179,7 @@ class BuildInfo(Collector):
     """The version that runs."""
 
     def collect(self) -> Iterable[Metric]:
-        return [InfoMetricFamily("shoal_build", "The version that runs.", {"version": VERSION})]
+        return [InfoMetricFamily("shoal_build", "The version that runs, as the label.", {"version": VERSION})]
 
 
 class _Shared(Collector):
