@@ -12,7 +12,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 from prometheus_client import CollectorRegistry
 
-from gateway import heads
+from gateway import heads, targets
 from gateway.fleet import Choice, Fleet, Wish
 from gateway.known_worker import decode_report
 from gateway.proxy import Answer, Broken, NotSent, Proxy
@@ -94,6 +94,7 @@ class Gateway:
         app.router.add_get("/livez", self._live)
         app.router.add_get("/readyz", self._ready)
         app.router.add_get("/metrics", self._exposition)
+        app.router.add_get("/targets", self._targets)
         return app
 
     def _authenticate(self, request: web.Request) -> str:
@@ -350,6 +351,12 @@ class Gateway:
 
     async def _exposition(self, request: web.Request) -> web.Response:
         return web.Response(body=metrics.exposition(self._registry), headers={"Content-Type": metrics.CONTENT_TYPE})
+
+    async def _targets(self, request: web.Request) -> web.Response:
+        """What Prometheus is to scrape, as its discovery by HTTP reads it: this gateway and every worker it knows."""
+        own = targets.group(str(request.url.origin()), service="gateway", instance=self._name, zone=self._settings.zone)
+        members = sorted((worker.member for worker in self._fleet), key=lambda member: member.name)
+        return http.json_response([own, *map(targets.of, members)])
 
 
 def _public_url(choice: Choice) -> str:

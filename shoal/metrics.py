@@ -136,6 +136,9 @@ class SupervisorMetrics:
         self.hung = Counter(
             "shoal_hung_processes", "Children killed because they had stopped working.", ["role"], registry=registry
         )
+        for role in ("front", "model", "redis"):  # from 0, so that the first one is an increase
+            self.deaths.labels(role)
+            self.hung.labels(role)
         self.abandoned = Counter(
             "shoal_abandoned", "Jobs dropped before execution because their front died.", ["model"], registry=registry
         )
