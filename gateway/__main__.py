@@ -19,7 +19,7 @@ from gateway.app import Gateway
 from gateway.balancers import BALANCERS
 from gateway.fleet import Fleet
 from gateway.proxy import Proxy
-from shoal import admin, logs, metrics, processes, service
+from shoal import admin, logs, metrics, processes, service, traces
 from shoal.keys import KeyRing
 from shoal.publication import PREFIX
 from shoal.settings import GatewaySettings, InvalidSettings
@@ -34,6 +34,7 @@ async def serve(
 ) -> int:
     """The life of a gateway: know the fleet, listen, register; then leave, wait, finish, end."""
     stop = service.Stop()
+    traces.configure(settings.traces)
     logs.configure(settings.log_level, role="gateway", instance=settings.name, pid=str(os.getpid()))
     lifeline = [service.hold_lifeline(service.lines_of_stdin())] if settings.lifeline else []
     registry = CollectorRegistry()
@@ -45,6 +46,7 @@ async def serve(
     public_url = settings.public_url or service.url_of(settings.host, public)
     async with (
         service.background(*lifeline),
+        traces.tracing("gateway", name) as tracer,
         ClientSession(connector=TCPConnector(limit=0), cookie_jar=DummyCookieJar()) as polling,
         Proxy.open() as proxy,
         connecting as backend,
@@ -71,6 +73,7 @@ async def serve(
             keys=keys,
             gateway_metrics=gateway_metrics,
             registry=registry,
+            tracer=tracer,
         )
         member = Member(
             role="gateway",

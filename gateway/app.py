@@ -17,12 +17,13 @@ from gateway.fleet import Choice, Fleet, Wish
 from gateway.known_worker import decode_report
 from gateway.proxy import Answer, Broken, NotSent, Proxy
 from gateway.replay import Body, ReplayBuffer, Stream, digest
-from shoal import http, logs, metrics, paths
+from shoal import access, http, logs, metrics, paths, traces
 from shoal.errors import BadGateway, DeadlineExceeded, Draining, InvalidOption, ShoalError
 from shoal.keys import KeyRing
 from shoal.publication import order
 from shoal.settings import GatewaySettings
 from shoal.tickets import Signer
+from shoal.traces import OFF, Tracer
 from shoal.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ _MOST_OF_ROOM = 1 / 8  # that one lookup may take
 _MOST_UPLOADS = 2  # workers that may have executed one request
 _MOST_TRIES = 5  # workers asked, those that refused included
 _RETRYABLE_STATUS = (421, 429, 502, 503)
-_PASSED_TO = ("Accept", "Cache-Control", http.JSON_LENGTH)
+_PASSED_TO = ("Accept", "Cache-Control", http.JSON_LENGTH, *traces.HEADERS)
 _PASSED_ON = (
     "Content-Type",
     "Retry-After",
@@ -61,6 +62,7 @@ class Gateway:
         keys: KeyRing | None,
         gateway_metrics: metrics.GatewayMetrics,
         registry: CollectorRegistry,
+        tracer: Tracer = OFF,
     ) -> None:
         self._settings = settings
         self._name = name
@@ -70,6 +72,7 @@ class Gateway:
         self._keys = keys
         self._metrics = gateway_metrics
         self._registry = registry
+        self._tracer = tracer
         self._replay = ReplayBuffer(body_bytes=settings.replay_body_bytes, total_bytes=settings.replay_total_bytes)
         self._proxy_tickets: dict[tuple[str, str, str], tuple[float, str]] = {}
         self.draining = False
@@ -77,8 +80,13 @@ class Gateway:
     def __repr__(self) -> str:
         return f"<Gateway {self._name}: {self._fleet!r}>"
 
+    def _app(self) -> web.Application:
+        remote = access.Remote(self._settings.trusted_proxies)
+        around = http.middleware(self._metrics, lambda: self.draining, remote=remote, tracer=self._tracer)
+        return web.Application(middlewares=[around])
+
     def public_app(self) -> web.Application:
-        app = web.Application(middlewares=[http.middleware(self._metrics, lambda: self.draining)])
+        app = self._app()
         for path in paths.PREDICTIONS:
             app.router.add_post(path, self._predict, expect_handler=http.expect_nothing_yet)
         app.router.add_get("/", self._welcome)
@@ -90,7 +98,7 @@ class Gateway:
         return app
 
     def internal_app(self) -> web.Application:
-        app = web.Application(middlewares=[http.middleware(self._metrics, lambda: self.draining)])
+        app = self._app()
         app.router.add_get("/livez", self._live)
         app.router.add_get("/readyz", self._ready)
         app.router.add_get("/metrics", self._exposition)
@@ -161,6 +169,7 @@ class Gateway:
             self._metrics.lookups.labels("", error.code).inc()
             raise
         request[http.MODEL] = choice.key  # never what the caller wrote: it becomes a label
+        request[access.WORKER], request[access.WAY] = choice.name, "direct"
         uses = min(uses, max(1, int(choice.room * _MOST_OF_ROOM)))
         choice.worker.reserve(choice.key, uses)
         self._metrics.lookups.labels(choice.key, "ok").inc()
@@ -182,6 +191,7 @@ class Gateway:
         subject = self._authenticate(request)
         if request.query.get("redirect") == "1":
             return await self._redirect(request, subject)
+        request[access.WAY], began = "proxied", time.perf_counter()
         settings = self._settings
         http.check_head(request, settings.max_body_bytes)
         seconds = self._seconds(request)
@@ -192,6 +202,7 @@ class Gateway:
         arrival = min(deadline, time.monotonic() + settings.upload_timeout)
         try:
             async with self._replay.body(request, limit=settings.max_body_bytes, deadline=arrival) as body:
+                arrived = time.perf_counter()
                 if self._fleet.caches(wish.model) and not request.content_type.startswith("multipart/"):
                     wish = replace(wish, digest=await digest(body))
                 answer = await self._deliver(request, body, wish, deadline)
@@ -199,6 +210,8 @@ class Gateway:
             self._metrics.bytes.labels("in").inc(request.content.total_bytes)
         self._metrics.bytes.labels("out").inc(len(answer.body))
         headers = CIMultiDict((name, answer.headers[name]) for name in _PASSED_ON if name in answer.headers)
+        own = f"upload;dur={(arrived - began) * 1000:.2f}, gateway;dur={(time.perf_counter() - began) * 1000:.2f}"
+        headers["Server-Timing"] = ", ".join(filter(None, (headers.get("Server-Timing"), own)))
         return web.Response(status=answer.status, body=answer.body, headers=headers)
 
     async def _deliver(self, request: web.Request, body: Body, wish: Wish, deadline: float) -> Answer:
@@ -221,7 +234,7 @@ class Gateway:
                 raise
             if refusal is not None and choice.worker.incarnation in wish.exclude:
                 return refusal  # everybody has refused
-            request[http.MODEL] = choice.key
+            request[http.MODEL], request[access.WORKER] = choice.key, choice.name
             wish = replace(wish, exclude=wish.exclude | {choice.worker.incarnation})
             try:
                 answer = await self._send(request, choice, body, deadline)
@@ -267,10 +280,10 @@ class Gateway:
         query = urlencode(heads.options(request))
         url = f"{choice.worker.member.internal_url}{request.path}" + (f"?{query}" if query else "")
         choice.worker.reserve(choice.key, 1)
-        with choice.worker.sending() as scope:
+        with choice.worker.sending() as scope, self._tracer.span(f"to {choice.name}", "client"):
             try:
                 async with scope:
-                    answer = await self._proxy.send(url, body, headers, deadline=deadline)
+                    answer = await self._proxy.send(url, body, headers | self._tracer.headers(), deadline=deadline)
             except TimeoutError:
                 if scope.expired():
                     raise Broken("the worker fell silent") from None

@@ -98,6 +98,8 @@ class Settings(BaseSettings):
     drain_timeout: Seconds = Field(30.0, description="longest wait for requests to finish when stopping, seconds")
     admin: SocketPath = Field("", description="path of the admin listener, a unix socket; empty: none")
     log_level: LogLevel = Field("info", description="debug, info, warning or error")
+    trusted_proxies: Networks = Field((), description="networks of proxies whose X-Forwarded-For is believed")
+    traces: str = Field("", description="OTLP/HTTP endpoint of a trace collector, http://HOST:4318; empty: none")
     lifeline: bool = Field(False, description="stop at once when standard input closes (set by a parent process)")
 
     @classmethod

@@ -56,6 +56,7 @@ ONLY_IN: dict[str, set[str]] = {
     "tf2onnx": {"worker/models/conversion.py"},
     "onnx": {"worker/models/conversion.py"},
     "jwt": {"shoal/tickets.py"},
+    "opentelemetry": {"shoal/traces.py"},
     "pydantic": {
         "shoal/settings.py",
         "worker/models/manifest.py",
@@ -83,13 +84,14 @@ ONLY_IN: dict[str, set[str]] = {
 
 SERVER_ONLY = ("redis", "consul", "PIL", "numpy", "pydantic", "msgspec", "jwt", "prometheus_client", "cryptography")
 RUNTIMES = ("tensorflow", "keras", "torch", "jax", "onnxruntime", "onnx", "tf2onnx")
+UNASKED = ("opentelemetry",)
 NEVER_LOADED = [
-    ("shoal", (*SERVER_ONLY, *RUNTIMES)),
-    ("shoal.cli", (*SERVER_ONLY, *RUNTIMES)),
-    ("gateway.__main__", ("redis", "consul", "PIL", "numpy", *RUNTIMES)),
-    ("worker.supervisor", ("consul", *RUNTIMES)),
-    ("worker.front", ("consul", *RUNTIMES)),
-    ("worker.model_process", ("PIL", "consul", *RUNTIMES)),
+    ("shoal", (*SERVER_ONLY, *RUNTIMES, *UNASKED)),
+    ("shoal.cli", (*SERVER_ONLY, *RUNTIMES, *UNASKED)),
+    ("gateway.__main__", ("redis", "consul", "PIL", "numpy", *RUNTIMES, *UNASKED)),
+    ("worker.supervisor", ("consul", *RUNTIMES, *UNASKED)),
+    ("worker.front", ("consul", *RUNTIMES, *UNASKED)),
+    ("worker.model_process", ("PIL", "consul", *RUNTIMES, *UNASKED)),
     ("worker.repository.fetch", ("PIL", "consul", "fsspec", *RUNTIMES)),
     ("worker.repository.__main__", ("consul", "fsspec", *RUNTIMES)),
     ("worker.models.published", ("PIL", "consul", "redis", *RUNTIMES)),

@@ -6,7 +6,7 @@ import os
 import sys
 import tempfile
 
-from shoal import processes, service
+from shoal import processes, service, traces
 from shoal.settings import InvalidSettings, WorkerSettings
 
 
@@ -22,6 +22,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="shoal-metrics-") as folder:
         # Where the node's processes share their counters. The metrics library reads it when it is imported.
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        traces.configure(settings.traces)
         from worker import supervisor
 
         return service.run(supervisor.main(settings))

@@ -23,9 +23,10 @@ import msgspec
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from shoal import http, logs, metrics, processes, service
+from shoal import access, http, logs, metrics, processes, service
 from shoal.errors import DeadlineExceeded, MissingTicket, NotReady, QueueFull, ShoalError, SpentTicket
 from shoal.tickets import Ticket, Verifier
+from shoal.traces import OFF, Tracer, tracing
 from shoal.wire import Job, NodeState
 from worker import answering, exposition
 from worker.asking import Wanted, wanted
@@ -70,6 +71,7 @@ class Front:
         submissions: Submissions,
         receiver: Receiver,
         front_metrics: metrics.FrontMetrics,
+        tracer: Tracer = OFF,
     ) -> None:
         self._orders = orders
         self._limits = orders.limits
@@ -77,6 +79,7 @@ class Front:
         self._submissions = submissions
         self._receiver = receiver
         self._metrics = front_metrics
+        self._tracer = tracer
         self._verifier = Verifier(Path(orders.ticket_keys), orders.incarnation) if orders.ticket_keys else None
         self._reports = LoadReports(
             queue,
@@ -109,7 +112,9 @@ class Front:
 
     def public_app(self) -> web.Application:
         """What clients may reach."""
-        app = web.Application(middlewares=[http.middleware(self._metrics, lambda: self.is_draining)])
+        remote = access.Remote(self._limits.trusted_proxies)
+        around = http.middleware(self._metrics, lambda: self.is_draining, remote=remote, tracer=self._tracer)
+        app = web.Application(middlewares=[around])
         for path, dialect in _DIALECTS:
             app.router.add_post(path, partial(self._predict, dialect), expect_handler=http.expect_nothing_yet)
         app.router.add_get("/", self._welcome)
@@ -127,7 +132,9 @@ class Front:
     # Predictions
 
     async def _predict(self, dialect: Dialect, request: web.Request) -> web.StreamResponse:
+        request[access.WORKER] = self._orders.worker
         timings, use, spend = Timings(), Use(self._ticket(request)), False
+        request[access.WAY] = use.ticket.way if use.ticket else "direct"
         try:
             asked = wanted(request, use.ticket, dialect, reports=self._reports, limits=self._limits)
             with _counted(self._unanswered, asked.card.key):
@@ -142,8 +149,8 @@ class Front:
             spend = not error.retryable
             raise
         finally:
-            way = use.ticket.way if use.ticket else "direct"
-            self._metrics.uploaded.labels(way).inc(request.content.total_bytes)
+            timings.record(self._tracer)
+            self._metrics.uploaded.labels(request[access.WAY]).inc(request.content.total_bytes)
             if use.ticket is not None and not use.bound:
                 self._submissions.arrived(use.ticket.model, use.ticket, spend=spend)
         return await self._response(asked, prepared, answers, timings, use.ticket)
@@ -167,10 +174,10 @@ class Front:
                 decoded = await self._receiver.decode(numbered, asked, many=len(items) > 1)
             timings.mark("decode")
             group = uuid.uuid4().hex if len(items) > 1 else ""
-            subject = request.get(http.SUBJECT, "")
+            subject, trace = request.get(http.SUBJECT, ""), self._tracer.traceparent()
             offered = [offers[n] for n in missing] if offers else [self._offer(asked, d.digest) for d in decoded]
             jobs = [
-                replace(offer, job=_job(asked, offer, d, group, subject))
+                replace(offer, job=_job(asked, offer, d, group, subject, trace))
                 for offer, d in zip(offered, decoded, strict=True)
             ]
         picture = items[0] if asked.is_rendered and isinstance(items[0], bytes) else b""
@@ -304,7 +311,7 @@ def _counted(counter: Counter[str], name: str) -> Iterator[None]:
             del counter[name]
 
 
-def _job(asked: Wanted, offer: Offer, decoded: Decoded, group: str, subject: str) -> Job:
+def _job(asked: Wanted, offer: Offer, decoded: Decoded, group: str, subject: str, trace: str) -> Job:
     return Job(
         id=offer.id,
         inputs={asked.card.input.name: decoded.tensor},
@@ -313,6 +320,7 @@ def _job(asked: Wanted, offer: Offer, decoded: Decoded, group: str, subject: str
         remaining_ms=max(1, int((asked.deadline - time.monotonic()) * 1000)),
         request_id=logs.request_id.get(),
         subject=subject,
+        trace_id=trace,
         priority=asked.priority,
         group=group,
         options=asked.options,
@@ -360,8 +368,9 @@ async def _main() -> int:
                 timeout=limits.url_timeout,
                 most=limits.url_fetches,
             ) as fetcher,
+            tracing("front", orders.front) as tracer,
         ):
-            front = Front(orders, queue, submissions, Receiver(limits, decoders, fetcher), front_metrics)
+            front = Front(orders, queue, submissions, Receiver(limits, decoders, fetcher), front_metrics, tracer)
             async with service.background(front.follow(lines)), _serving(front, orders):
                 processes.tell_parent({"event": "ready"})
                 await stop.requested()

@@ -22,6 +22,7 @@ from prometheus_client import CollectorRegistry
 from shoal import logs, processes, service
 from shoal.errors import DeadlineExceeded, ModelFailed, ShoalError
 from shoal.metrics import ModelMetrics
+from shoal.traces import OFF, Tracer, tracing
 from shoal.wire import Reply, Tensor
 from worker.jobs import Claimed
 from worker.models.catalogue import Specification
@@ -48,11 +49,21 @@ class Orders(msgspec.Struct, frozen=True):
 class Executor:
     """Turns claimed jobs into replies. A batch that raises is split until the culprit is alone."""
 
-    def __init__(self, runtime: Runtime, queue: Queue, process: str, metrics: ModelMetrics, *, size: int) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        queue: Queue,
+        process: str,
+        metrics: ModelMetrics,
+        *,
+        size: int,
+        tracer: Tracer = OFF,
+    ) -> None:
         self._runtime = runtime
         self._queue = queue
         self._process = process
         self._metrics = metrics
+        self._tracer = tracer
         self._key = runtime.card.key
         self._size = size
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
@@ -145,6 +156,7 @@ class Executor:
             return [(batch[0], self._failure(batch[0], failure))]
         seconds = time.monotonic() - started
         self._count(batch, seconds)
+        self._record(batch, started, seconds)
         log.log(
             logging.DEBUG if all(c.job.heartbeat for c in batch) else logging.INFO,
             "executed",
@@ -183,6 +195,22 @@ class Executor:
         self._metrics.images.labels(self._key).inc(images)
         self._metrics.batch_size.labels(self._key).observe(images)
         self._metrics.execution.labels(self._key).observe(seconds)
+
+    def _record(self, batch: list[Claimed], started: float, seconds: float) -> None:
+        """A span in the trace of each job, linked to those of the others in the batch."""
+        traced = [claimed.job.trace_id for claimed in batch if claimed.job.trace_id] if self._tracer.is_on else []
+        for claimed in batch if traced else ():
+            if claimed.job.trace_id:
+                self._tracer.record(
+                    "execution",
+                    seconds,
+                    parent=claimed.job.trace_id,
+                    links=[other for other in traced if other != claimed.job.trace_id],
+                    shoal_model=self._key,
+                    shoal_batch__size=len(batch),
+                    shoal_queue__seconds=started - claimed.job.submitted,
+                    shoal_attempt=claimed.attempt,
+                )
 
     def _image(self, inputs: dict[str, Tensor]) -> Array:
         spec = self._runtime.card.input
@@ -239,8 +267,8 @@ async def _main() -> int:
     stop = service.Stop()
     stop.listen()  # not before: who still loads has nothing to finish, and ends at once
     metrics = ModelMetrics(CollectorRegistry())
-    async with Queue.connect(orders.redis) as queue:
-        executor = Executor(runtime, queue, orders.process, metrics, size=size)
+    async with Queue.connect(orders.redis) as queue, tracing("model", orders.process) as tracer:
+        executor = Executor(runtime, queue, orders.process, metrics, size=size, tracer=tracer)
         with contextlib.closing(executor):
             card = json.loads(msgspec.json.encode(runtime.card))
             tell({"event": "ready", "card": card, "seconds_per_image": seconds_per_image})
