@@ -280,7 +280,8 @@ class Gateway:
         query = urlencode(heads.options(request))
         url = f"{choice.worker.member.internal_url}{request.path}" + (f"?{query}" if query else "")
         choice.worker.reserve(choice.key, 1)
-        with choice.worker.sending() as scope, self._tracer.span(f"to {choice.name}", "client"):
+        with choice.worker.sending() as scope, self._tracer.span("proxy", "client"):
+            self._tracer.note(shoal_worker=choice.name)
             try:
                 async with scope:
                     answer = await self._proxy.send(url, body, headers | self._tracer.headers(), deadline=deadline)

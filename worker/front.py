@@ -132,8 +132,15 @@ class Front:
     # Predictions
 
     async def _predict(self, dialect: Dialect, request: web.Request) -> web.StreamResponse:
+        timings = Timings()
+        try:
+            return await self._serve(dialect, request, timings)
+        finally:
+            timings.record(self._tracer)
+
+    async def _serve(self, dialect: Dialect, request: web.Request, timings: Timings) -> web.StreamResponse:
         request[access.WORKER] = self._orders.worker
-        timings, use, spend = Timings(), Use(self._ticket(request)), False
+        use, spend = Use(self._ticket(request)), False
         request[access.WAY] = use.ticket.way if use.ticket else "direct"
         try:
             asked = wanted(request, use.ticket, dialect, reports=self._reports, limits=self._limits)
@@ -149,7 +156,6 @@ class Front:
             spend = not error.retryable
             raise
         finally:
-            timings.record(self._tracer)
             self._metrics.uploaded.labels(request[access.WAY]).inc(request.content.total_bytes)
             if use.ticket is not None and not use.bound:
                 self._submissions.arrived(use.ticket.model, use.ticket, spend=spend)
