@@ -86,6 +86,7 @@ async def serve(
         )
         description = {"name": name, "role": "gateway", "pids": {"gateway": [os.getpid()]}}
         async with (
+            service.background(gateway.events.run()),
             admin.listening(settings.admin, admin.calls(lambda: description, stop)),
             service.listening(gateway.internal_app(), [internal], drain_timeout=1),
             service.listening(gateway.public_app(), [public], drain_timeout=settings.drain_timeout),
@@ -103,7 +104,7 @@ async def serve(
                 )
                 log.info("ready", extra={"gateway": name, "public_url": public_url, "fleet": repr(fleet)})
                 await stop.requested()
-                gateway.draining = True
+                gateway.drain()
                 processes.tell_parent({"event": "draining"})
             await stop.grace(settings.grace)
     return 0

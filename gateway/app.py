@@ -5,32 +5,36 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import replace
+from http import HTTPStatus
 from urllib.parse import urlencode, urlsplit
 
-import msgspec
 from aiohttp import web
 from multidict import CIMultiDict
 from prometheus_client import CollectorRegistry
 
-from gateway import heads, targets
+from gateway import heads, operators, state, targets
+from gateway.browser import Page
+from gateway.events import Events
 from gateway.fleet import Choice, Fleet, Wish
+from gateway.inquiries import Inquiries
 from gateway.known_worker import decode_report
+from gateway.open_inference import OpenInference
 from gateway.proxy import Answer, Broken, NotSent, Proxy
+from gateway.proxy_tickets import ProxyTickets
 from gateway.replay import Body, ReplayBuffer, Stream, digest
-from shoal import access, http, logs, metrics, paths, traces
+from gateway.scaling import ScaleSignal
+from gateway.tensorflow_serving import TensorFlowServing
+from shoal import access, cors, http, logs, metrics, paths, traces
 from shoal.errors import BadGateway, DeadlineExceeded, Draining, InvalidOption, ShoalError
-from shoal.keys import KeyRing
-from shoal.publication import order
+from shoal.keys import Holder, KeyRing
 from shoal.settings import GatewaySettings
 from shoal.tickets import Signer
 from shoal.traces import OFF, Tracer
-from shoal.version import VERSION
 
 log = logging.getLogger(__name__)
 
 WELCOME = "Welcome to Shoal! POST an image to /predict, or ask /lookup where to upload it.\n"
 
-_PROXY_TICKET_SECONDS = 60.0
 _MOST_USES = 64
 _MOST_OF_ROOM = 1 / 8  # that one lookup may take
 _MOST_UPLOADS = 2  # workers that may have executed one request
@@ -74,11 +78,19 @@ class Gateway:
         self._registry = registry
         self._tracer = tracer
         self._replay = ReplayBuffer(body_bytes=settings.replay_body_bytes, total_bytes=settings.replay_total_bytes)
-        self._proxy_tickets: dict[tuple[str, str, str], tuple[float, str]] = {}
+        self._tickets = ProxyTickets(name, signer, fleet, max_bytes=settings.max_body_bytes)
+        self._inquiries = Inquiries(fleet, proxy, self._tickets)
+        self._scale = ScaleSignal()
+        self.events = Events(name, fleet)
         self.draining = False
 
     def __repr__(self) -> str:
         return f"<Gateway {self._name}: {self._fleet!r}>"
+
+    def drain(self) -> None:
+        """Take leave of those who keep a connection; the others notice by our answers."""
+        self.draining = True
+        self.events.close()
 
     def _app(self) -> web.Application:
         remote = access.Remote(self._settings.trusted_proxies)
@@ -87,11 +99,17 @@ class Gateway:
 
     def public_app(self) -> web.Application:
         app = self._app()
+        cors.allow(app, self._settings.cors_origins)
+        OpenInference(self._fleet, self._inquiries, self._authenticate, lambda: self.draining).add_to(app)
+        TensorFlowServing(self._fleet, self._inquiries, self._authenticate).add_to(app)
         for path in paths.PREDICTIONS:
             app.router.add_post(path, self._predict, expect_handler=http.expect_nothing_yet)
-        app.router.add_get("/", self._welcome)
+        app.add_routes(Page(self._settings, WELCOME).routes())
+        app.router.add_get("/events", self._events)
+        app.router.add_post("/workers/{incarnation}/drain", self._drain)
         app.router.add_get("/lookup", self._lookup)
         app.router.add_get("/status", self._status)
+        app.router.add_get("/v1/scale-signal", self._scale_signal)
         app.router.add_get("/workers/{incarnation}", self._worker)
         app.router.add_get("/livez", self._live)
         app.router.add_get("/readyz", self._ready)
@@ -106,11 +124,15 @@ class Gateway:
         return app
 
     def _authenticate(self, request: web.Request) -> str:
+        return self._holder(request).name
+
+    def _holder(self, request: web.Request) -> Holder:
+        """Whose key the request has. Without authentication nobody has one, least of all an admin's."""
         if self._keys is None:
-            return "anonymous"
-        subject = self._keys.authenticate(http.bearer(request, header="X-API-Key"))
-        request[http.SUBJECT] = subject
-        return subject
+            return Holder("anonymous")
+        holder = self._keys.holder(http.bearer(request, header="X-API-Key"))
+        request[http.SUBJECT] = holder.name
+        return holder
 
     def _wish(self, request: web.Request, *, seconds: float, public: bool) -> Wish:
         version, label = heads.version_of(request)
@@ -164,7 +186,8 @@ class Gateway:
         """A worker, and a ticket of at most ``uses`` for it: fewer when it has little room left for others."""
         wish = self._wish(request, seconds=self._seconds(request), public=True)
         try:
-            choice = await self._fleet.await_choice(wish, self._settings.patience)
+            with self._fleet.refusals.noted(wish.model):
+                choice = await self._fleet.await_choice(wish, self._settings.patience)
         except ShoalError as error:
             self._metrics.lookups.labels("", error.code).inc()
             raise
@@ -197,7 +220,8 @@ class Gateway:
         seconds = self._seconds(request)
         deadline = time.monotonic() + seconds
         wish = self._wish(request, seconds=seconds, public=False)
-        await self._fleet.await_open(wish, min(settings.patience, seconds))
+        with self._fleet.refusals.noted(wish.model):
+            await self._fleet.await_open(wish, min(settings.patience, seconds))
         http.welcome_body(request)
         arrival = min(deadline, time.monotonic() + settings.upload_timeout)
         try:
@@ -205,10 +229,14 @@ class Gateway:
                 arrived = time.perf_counter()
                 if self._fleet.caches(wish.model) and not request.content_type.startswith("multipart/"):
                     wish = replace(wish, digest=await digest(body))
-                answer = await self._deliver(request, body, wish, deadline)
+                with self._fleet.refusals.noted(wish.model):
+                    answer = await self._deliver(request, body, wish, deadline)
         finally:
             self._metrics.bytes.labels("in").inc(request.content.total_bytes)
+            self.events.proxied_bytes += request.content.total_bytes
         self._metrics.bytes.labels("out").inc(len(answer.body))
+        if answer.status == HTTPStatus.TOO_MANY_REQUESTS:
+            self._fleet.refusals.add(wish.model)
         headers = CIMultiDict((name, answer.headers[name]) for name in _PASSED_ON if name in answer.headers)
         own = f"upload;dur={(arrived - began) * 1000:.2f}, gateway;dur={(time.perf_counter() - began) * 1000:.2f}"
         headers["Server-Timing"] = ", ".join(filter(None, (headers.get("Server-Timing"), own)))
@@ -272,7 +300,7 @@ class Gateway:
         if remaining <= 0:
             raise TimeoutError
         headers = {
-            "Authorization": f"Bearer {self._proxy_ticket(choice)}",
+            "Authorization": f"Bearer {self._tickets.ticket(choice.worker, choice.key, choice.priority)}",
             "Content-Type": request.headers.get("Content-Type", "application/octet-stream"),
             http.REQUEST_ID: logs.request_id.get(),
             http.TIMEOUT_MS: str(remaining),
@@ -293,35 +321,12 @@ class Gateway:
             choice.worker.settle(decode_report(report))
         return answer
 
-    def _proxy_ticket(self, choice: Choice) -> str:
-        """One ticket of many uses for each worker, model version and priority, renewed at half its life."""
-        name = (choice.worker.incarnation, choice.key, choice.priority)
-        renew, ticket = self._proxy_tickets.get(name, (float("-inf"), ""))
-        if time.monotonic() > renew:
-            ticket = self._signer.sign(
-                audience=choice.worker.incarnation,
-                model=choice.key,
-                subject=f"gateway:{self._name}",
-                max_bytes=self._settings.max_body_bytes,
-                uses=0,
-                lifetime=_PROXY_TICKET_SECONDS,
-                gateway=self._name,
-                priority=choice.priority,
-            )
-            present = {worker.incarnation for worker in self._fleet}
-            self._proxy_tickets = {n: t for n, t in self._proxy_tickets.items() if n[0] in present}
-            self._proxy_tickets[name] = (time.monotonic() + _PROXY_TICKET_SECONDS / 2, ticket)
-        return ticket
-
     async def _redirect(self, request: web.Request, subject: str) -> web.Response:
         choice, ticket, _ = await self._grant(request, subject, 1)
         location = f"{_public_url(choice)}{request.path}?{urlencode([('ticket', ticket), *heads.options(request)])}"
         return web.Response(status=307, headers={"Location": location})
 
     # State
-
-    async def _welcome(self, request: web.Request) -> web.Response:
-        return web.Response(text=WELCOME)
 
     async def _live(self, request: web.Request) -> web.Response:
         return http.json_response({"live": True})
@@ -334,28 +339,18 @@ class Gateway:
     async def _status(self, request: web.Request) -> web.Response:
         """Every worker with its state and the load of its models, and what is published of each model."""
         self._authenticate(request)
-        workers = [
-            {
-                "name": worker.member.name,
-                "incarnation": worker.incarnation,
-                "state": worker.state,
-                "zone": worker.member.zone,
-                "version": worker.member.version,
-                "public_url": worker.public_url,
-                "models": msgspec.to_builtins(worker.report.models) if worker.report else {},
-            }
-            for worker in sorted(self._fleet, key=lambda w: w.member.name)
-        ]
-        models = {
-            publication.model: {
-                "versions": sorted(publication.versions, key=order),
-                "labels": publication.labels,
-                "traffic": publication.traffic,
-            }
-            for publication in sorted(self._fleet.publications, key=lambda p: p.model)
-        }
-        document = {"gateway": self._name, "version": VERSION, "workers": workers, "models": models}
-        return http.json_response(document)
+        return http.json_response(state.document(self._name, self._fleet))
+
+    async def _scale_signal(self, request: web.Request) -> web.Response:
+        self._authenticate(request)
+        return self._scale.answer(request, self._fleet)
+
+    async def _events(self, request: web.Request) -> web.StreamResponse:
+        return await self.events.listen(request, self._holder(request))
+
+    async def _drain(self, request: web.Request) -> web.Response:
+        holder = self._holder(request)
+        return await operators.drain(request, holder, fleet=self._fleet, proxy=self._proxy, signer=self._signer)
 
     async def _worker(self, request: web.Request) -> web.Response:
         """The state of one worker, for a client that waits for it: ``gone`` when it is not there any more."""

@@ -22,6 +22,7 @@ from discovery import Member, Watch
 from discovery.publications import Publications
 from gateway.balancers import Balancer, by_content
 from gateway.known_worker import STATES, Worker, decode_report
+from gateway.throughput import Refusals
 from gateway.versions import pick
 from shoal import http
 from shoal.errors import NoWorker, QueueFull, UnknownLabel, UnknownModel
@@ -102,6 +103,7 @@ class Fleet:
         self._interval = interval
         self._metrics = metrics
         self.publications = publications
+        self.refusals = Refusals()
         self._workers: dict[str, Worker] = {}
         self._pollers: dict[str, asyncio.Task[None]] = {}
         self._seen: dict[str, None] = {}  # every model version that was ever reported here, in order
@@ -219,13 +221,13 @@ class Fleet:
             for key, load in worker.report.models.items()
             if load.status in _TIERS
         }
-        models = list(dict.fromkeys(key.rpartition("@")[0] for key in self._known()))
+        models = list(dict.fromkeys(key.rpartition("@")[0] for key in self.known()))
         models.sort(key=lambda model: model if self.publications.was_published(model) else "")
         for model in [*(model for model in models if model in ready), *models]:
             return model
         raise NoWorker
 
-    def _known(self) -> dict[str, None]:
+    def known(self) -> dict[str, None]:
         """Every model version that is not unknown, in order.
 
         It was reported, and if its model was ever published, it still is, or is still reported.
@@ -238,19 +240,26 @@ class Fleet:
     def open_choices(self, wish: Wish) -> list[Choice]:
         """The workers that could take a request now; those that it excludes only when there are no others.
 
-        Raises ``UnknownModel``, ``UnknownLabel``, ``NoWorker``, or ``QueueFull`` with the shortest wait in
-        ``retry_after``.
+        Raises as ``serving``, or ``QueueFull`` with the shortest wait in ``retry_after``.
         """
-        wish = self._labelled(wish)
-        choices = self._serving([w for w in self._trusted() if w.public_url or not wish.public], wish)
-        if not choices:
-            self._check_known(wish)
-            raise NoWorker
+        choices = self.serving(wish)
         choices = [c for c in choices if c.worker.incarnation not in wish.exclude] or choices
         free = [c for c in choices if c.has_room and c.expected_wait < wish.seconds * _WAIT_SHARE]
         if not free:
             raise QueueFull("Every worker is full.", retry_after=min(c.expected_wait for c in choices))
         return sorted(free, key=lambda c: c.name)
+
+    def serving(self, wish: Wish) -> list[Choice]:
+        """The workers that serve it, with room or without.
+
+        Raises ``UnknownModel``, ``UnknownLabel`` or ``NoWorker``.
+        """
+        wish = self.labelled(wish)
+        choices = self._serving([w for w in self._trusted() if w.public_url or not wish.public], wish)
+        if not choices:
+            self._check_known(wish)
+            raise NoWorker
+        return choices
 
     def _trusted(self) -> list[Worker]:
         """The ready workers. When they are fewer than half of those that answer, the ejected ones as well.
@@ -264,7 +273,7 @@ class Fleet:
             return ready + ejected
         return ready
 
-    def _labelled(self, wish: Wish) -> Wish:
+    def labelled(self, wish: Wish) -> Wish:
         """The wish with the version that its label names. Raises ``UnknownModel``, ``UnknownLabel`` or ``NoWorker``."""
         if wish.label is None:
             return wish
@@ -272,13 +281,13 @@ class Fleet:
         if published is not None and wish.label in published.labels:
             return replace(wish, label=None, version=published.labels[wish.label])
         self._check_known(wish)
-        if published is None and not self._known():
+        if published is None and not self.known():
             raise NoWorker
         there_are = ", ".join(sorted(published.labels)) if published else ""
         raise UnknownLabel(f"The model {wish.model!r} has no label {wish.label!r}; it has {there_are or 'none'}.")
 
     def _check_known(self, wish: Wish) -> None:
-        known = self._known()
+        known = self.known()
         versions = [number for name, _, number in (key.rpartition("@") for key in known) if name == wish.model]
         if known and (not versions or wish.version not in (None, *versions)):
             wanted = wish.model if wish.version is None else model_key(wish.model, wish.version)

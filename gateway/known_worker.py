@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import msgspec
 
 from discovery import Member
+from gateway.throughput import Rate, Throughput
 from shoal.wire import LoadReport, ModelLoad, Priority
 
 STATES = ("ready", "draining", "ejected", "silent", "unreachable")
@@ -38,6 +39,7 @@ class Worker:
         self._missed = 0
         self._heard = float("-inf")
         self._on_the_way: dict[str, OnTheWay] = {}
+        self._throughput = Throughput()
         self._breaks = 0
         self._broke = self._ejected_until = float("-inf")
         self._sends: set[asyncio.Timeout] = set()
@@ -84,10 +86,15 @@ class Worker:
             self._on_the_way.clear()
         for key, load in report.models.items():
             self._way(key).settle(load.arrived)
+        self._throughput.add(report)
         self.report = report
 
     def load(self, key: str) -> ModelLoad | None:
         return self.report.models.get(key) if self.report else None
+
+    def rate(self, key: str) -> Rate:
+        """How fast it was with a model version lately."""
+        return self._throughput.rate(key)
 
     # What is on its way there
 

@@ -58,10 +58,19 @@ class Proxy:
 
     async def send(self, url: str, body: Body, headers: Mapping[str, str], *, deadline: float) -> Answer:
         """POST ``body``. Raises ``NotSent`` or ``Broken``, and ``TimeoutError`` at ``deadline`` (monotonic)."""
+        return await self._exchange("POST", url, body, headers, deadline)
+
+    async def ask(self, url: str, headers: Mapping[str, str], *, deadline: float) -> Answer:
+        """GET. Raises as ``send``."""
+        return await self._exchange("GET", url, None, headers, deadline)
+
+    async def _exchange(
+        self, method: str, url: str, body: Body | None, headers: Mapping[str, str], deadline: float
+    ) -> Answer:
         timeout = ClientTimeout(total=max(0.001, deadline - time.monotonic()), sock_connect=_CONNECT_SECONDS)
         try:
-            async with self._session.post(
-                url, data=body, headers=headers, timeout=timeout, allow_redirects=False
+            async with self._session.request(
+                method, url, data=body, headers=headers, timeout=timeout, allow_redirects=False
             ) as response:
                 return Answer(response.status, response.headers, await response.read())
         except ClientConnectorError as error:

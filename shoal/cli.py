@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from shoal import operations
+from shoal import operations, top
 from shoal.answers import Answer, Outcome
 from shoal.client import AsyncClient, Mode
 from shoal.errors import ShoalError
@@ -96,11 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--json", action="store_true", help="print one line of JSON for each file")
     predict.set_defaults(command=_predict, mode="direct")
 
-    status = commands.add_parser("status", help="show the workers, their models and their load")
-    _client_options(status)
-    status.add_argument("--json", action="store_true")
-    status.set_defaults(command=_status)
-
+    top.add_commands(commands, _client_options)
     commands.add_parser("models", help="publish models, and say which version serves whom ('shoal models --help')")
     commands.add_parser("serve", help="serve a model's file on this machine ('shoal serve --help')")
     operations.add_commands(commands)
@@ -110,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     add = verbs.add_parser("add", help="add an API key and print it, once")
     add.add_argument("name")
     add.add_argument("--file", type=Path, required=True, help="the gateways' api_keys file")
+    add.add_argument("--admin", action="store_true", help="it may also drain workers")
     add.set_defaults(command=_keys_add)
     remove = verbs.add_parser("remove", help="take an API key back; gateways follow within a second")
     remove.add_argument("name")
@@ -331,40 +328,11 @@ def _summary(answer: Answer) -> str:
     return "answered"
 
 
-def _status(options: argparse.Namespace) -> int:
-    async def ask() -> dict[str, Any]:
-        async with AsyncClient(options.gateway, api_key=options.api_key, timeout=10) as client:
-            return await client.status()
-
-    document = asyncio.run(ask())
-    if options.json:
-        sys.stdout.write(json.dumps(document) + "\n")
-        return 0
-    sys.stdout.write(f"{document['gateway']} {document['version']}: {len(document['workers'])} workers\n")
-    row = "{:<16} {:<12} {:<24} {:<10} {:>6} {:>9} {:>9}\n"
-    sys.stdout.write(row.format("WORKER", "STATE", "MODEL", "STATUS", "QUEUE", "CAPACITY", "MS/IMAGE"))
-    for worker in document["workers"]:
-        models: dict[str, dict[str, Any]] = worker["models"] or {"-": {}}
-        for key, load in models.items():
-            sys.stdout.write(
-                row.format(
-                    worker["name"],
-                    worker["state"],
-                    key,
-                    load.get("status", "-"),
-                    load.get("queue_depth", 0),
-                    load.get("capacity", 0),
-                    f"{1000 * load.get('seconds_per_image', 0.0):.1f}",
-                )
-            )
-    return 0
-
-
 def _keys_add(options: argparse.Namespace) -> int:
     from shoal import keys
 
     try:
-        key = keys.add(options.file, options.name)
+        key = keys.add(options.file, options.name, is_admin=options.admin)
     except ValueError as error:
         return _complain(str(error))
     sys.stdout.write(key + "\n")

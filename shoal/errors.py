@@ -16,11 +16,13 @@
     │   ├── InvalidTicket            401 invalid_ticket
     │   ├── ExpiredTicket            401 expired_ticket      retryable
     │   └── SpentTicket              401 spent_ticket        retryable
+    ├── NotAllowed                   403 not_allowed
     ├── UrlDisabled                  403 url_disabled
     ├── UrlNotAllowed                403 url_not_allowed
     ├── UnknownPath                  404 unknown_path
     ├── UnknownModel                 404 unknown_model
     │   └── UnknownLabel             404 unknown_label
+    ├── UnknownWorker                404 unknown_worker
     ├── MethodNotAllowed             405 method_not_allowed
     ├── UploadTimeout                408 upload_timeout
     ├── BodyTooLarge                 413 body_too_large
@@ -32,6 +34,7 @@
     ├── FetchFailed                  424 fetch_failed
     │   └── FetchTimeout             424 fetch_timeout
     ├── QueueFull                    429 queue_full          retryable
+    ├── TooManyListeners             429 too_many_listeners  retryable
     ├── ModelFailed                  500 model_failed
     ├── ModelCrashed                 500 model_crashed
     ├── BadGateway                   502 bad_gateway         retryable
@@ -74,17 +77,20 @@ __all__ = [
     "ModelCrashed",
     "ModelFailed",
     "NoWorker",
+    "NotAllowed",
     "NotReady",
     "Quarantined",
     "QueueFull",
     "ShoalError",
     "SpentTicket",
+    "TooManyListeners",
     "TooManyPixels",
     "Unauthorized",
     "Unavailable",
     "UnknownLabel",
     "UnknownModel",
     "UnknownPath",
+    "UnknownWorker",
     "UnsupportedImage",
     "UploadTimeout",
     "UrlDisabled",
@@ -199,6 +205,11 @@ class SpentTicket(Unauthorized):
     summary = "Every use of the ticket is spent: look up again."
 
 
+class NotAllowed(ShoalError):
+    status, code = 403, "not_allowed"
+    summary = "Only an admin key may do this: make one with 'shoal keys add NAME --admin'."
+
+
 class UrlDisabled(ShoalError):
     status, code = 403, "url_disabled"
     summary = "Pictures are not fetched here: send the image itself."
@@ -222,6 +233,11 @@ class UnknownModel(ShoalError):
 class UnknownLabel(UnknownModel):
     code = "unknown_label"
     summary = "The model has no such label."
+
+
+class UnknownWorker(ShoalError):
+    status, code = 404, "unknown_worker"
+    summary = "There is no worker of this incarnation; it may have ended."
 
 
 class MethodNotAllowed(ShoalError):
@@ -277,6 +293,11 @@ class FetchTimeout(FetchFailed):
 class QueueFull(ShoalError):
     status, code, retryable = 429, "queue_full", True
     summary = "The queue is full."
+
+
+class TooManyListeners(ShoalError):
+    status, code, retryable = 429, "too_many_listeners", True
+    summary = "As many listeners as this gateway takes follow its state already."
 
 
 class ModelFailed(ShoalError):

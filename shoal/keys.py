@@ -1,6 +1,7 @@
 """API keys: who may call a gateway. The file holds only their hashes, and is followed while the gateway runs.
 
-The file has a line for each key, ``NAME sha256:HEX``; a key is 32 random bytes, so a plain hash is enough.
+The file has a line for each key, ``NAME sha256:HEX``, with ``admin`` behind it for one that may also drain workers; a
+key is 32 random bytes, so a plain hash is enough.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import logging
 import re
 import secrets
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from shoal.errors import InvalidKey, MissingKey
@@ -18,7 +20,7 @@ from shoal.files import write_whole
 log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_LINE = re.compile(rf"({_NAME.pattern})\s+sha256:([0-9a-f]{{64}})")
+_LINE = re.compile(rf"({_NAME.pattern})\s+sha256:([0-9a-f]{{64}})(\s+admin)?")
 _PREFIX = "shoal_"
 
 
@@ -26,9 +28,17 @@ class InvalidKeyFile(ValueError):
     """The key file has a line that is not a key."""
 
 
-def parse(text: str) -> dict[str, str]:
-    """Hash → name. Raises ``InvalidKeyFile`` with the numbers of all bad lines."""
-    keys: dict[str, str] = {}
+@dataclass(frozen=True)
+class Holder:
+    """Whose key it is. An ``admin`` may do more than ask for predictions."""
+
+    name: str
+    is_admin: bool = False
+
+
+def parse(text: str) -> dict[str, Holder]:
+    """Hash → holder. Raises ``InvalidKeyFile`` with the numbers of all bad lines."""
+    keys: dict[str, Holder] = {}
     bad = []
     for number, line in enumerate(text.splitlines(), start=1):
         stripped = line.strip()
@@ -36,11 +46,11 @@ def parse(text: str) -> dict[str, str]:
             continue
         match = _LINE.fullmatch(stripped)
         if match:
-            keys[match[2]] = match[1]
+            keys[match[2]] = Holder(match[1], is_admin=match[3] is not None)
         else:
             bad.append(str(number))
     if bad:
-        raise InvalidKeyFile(f"not 'NAME sha256:HEX' in line {', '.join(bad)}")
+        raise InvalidKeyFile(f"not 'NAME sha256:HEX' or 'NAME sha256:HEX admin' in line {', '.join(bad)}")
     return keys
 
 
@@ -48,16 +58,17 @@ def _digest(key: str) -> str:
     return hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()
 
 
-def add(path: Path, name: str) -> str:
+def add(path: Path, name: str, *, is_admin: bool = False) -> str:
     """Add a new key for ``name`` to the file and return it: it is never shown again."""
     if not _NAME.fullmatch(name):
         raise ValueError(f"a key's name is 1 to 64 letters, digits, '.', '_' or '-', not {name!r}")
     text = path.read_text(encoding="utf-8") if path.exists() else ""
-    if name in parse(text).values():
+    if name in {holder.name for holder in parse(text).values()}:
         raise ValueError(f"there is a key named {name!r} already")
     key = _PREFIX + secrets.token_urlsafe(32)
     gap = "" if text.endswith("\n") or not text else "\n"
-    write_whole(path, f"{text}{gap}{name} sha256:{_digest(key)}\n", mode=0o600)
+    role = " admin" if is_admin else ""
+    write_whole(path, f"{text}{gap}{name} sha256:{_digest(key)}{role}\n", mode=0o600)
     return key
 
 
@@ -102,10 +113,14 @@ class KeyRing:
 
     def authenticate(self, key: str | None) -> str:
         """The name of the caller. Raises ``MissingKey`` or ``InvalidKey``."""
+        return self.holder(key).name
+
+    def holder(self, key: str | None) -> Holder:
+        """The caller. Raises ``MissingKey`` or ``InvalidKey``."""
         if not key:
             raise MissingKey
         self._follow()
-        name = self._keys.get(_digest(key))
-        if name is None:
+        holder = self._keys.get(_digest(key))
+        if holder is None:
             raise InvalidKey
-        return name
+        return holder

@@ -24,6 +24,7 @@ __all__ = ["DidNotStart", "Node", "Plan", "Running", "cluster"]
 _SERVICES: tuple[Service, ...] = ("worker", "gateway")  # in the order in which they start
 _ROLES = ("gateway", "worker", "front", "model", "redis")
 _REPOSITORY = "repository"
+_OUR_PAGES = "http://127.0.0.1:*,http://localhost:*"  # a gateway's port is not known when its workers start
 _GRACE = {"worker": 2, "gateway": 0.5}  # enough to hear of it here, where everybody polls and nobody is far away
 
 
@@ -163,7 +164,7 @@ def _prepare(plan: Plan, nodes: Sequence[Node], folder: Path) -> Running:
     """The keys and folders of a cluster, and its instances, not yet started."""
     ticket_key, ticket_keys, key_file = (folder / n for n in ("ticket.key", "ticket-keys.json", "api-keys"))
     tickets.generate(ticket_key, ticket_keys)
-    api_key = keys.add(key_file, "local") if plan.authentication else ""
+    api_key = keys.add(key_file, "local", is_admin=True) if plan.authentication else ""
     for name in ("tmp", "control", _REPOSITORY):
         (folder / name).mkdir()
     if plan.log_folder:
@@ -173,8 +174,8 @@ def _prepare(plan: Plan, nodes: Sequence[Node], folder: Path) -> Running:
     common = {"discovery": discovery, "log-level": plan.log_level, "port": 0}
     access = {"api-keys": key_file} if plan.authentication else {"authentication": "off"}
     ours: dict[str, Mapping[str, Any]] = {
-        "worker": {"models": ",".join(plan.models), "ticket-keys": ticket_keys},
-        "gateway": {"ticket-key": ticket_key} | access,
+        "worker": {"models": ",".join(plan.models), "ticket-keys": ticket_keys, "cors-origins": _OUR_PAGES},
+        "gateway": {"ticket-key": ticket_key, "browser-uploads": _OUR_PAGES} | access,
     }
     theirs = {"worker": plan.worker_settings, "gateway": plan.gateway_settings}
 

@@ -1,16 +1,23 @@
-"""The metric catalogue as data, and as the table of docs/observability.md: ``python -m shoal.metric_catalogue``."""
+"""The metric catalogue as data, and as the table of docs/observability.md.
+
+python -m shoal.metric_catalogue [PAGE]     (prints it, or puts it between the two marks of a page)
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
 from shoal import metrics
+
+BEGIN = "<!-- python -m shoal.metric_catalogue docs/observability.md -->\n"
+END = "<!-- end -->\n"
 
 _ENDS = {"counter": "_total", "info": "_info"}
 
@@ -69,5 +76,19 @@ def _described(where: str, collectors: Iterable[Any]) -> Iterator[Described]:
             yield Described(metric.name + _ENDS.get(metric.type, ""), metric.type, labels, metric.documentation, where)
 
 
+def rewritten(page: str) -> str:
+    """The page with the table of now. Raises ``ValueError`` when it has no place for it."""
+    start, end = page.index(BEGIN) + len(BEGIN), page.index(END)
+    return page[:start] + table() + page[end:]
+
+
+def main() -> None:
+    if len(sys.argv) == 1:
+        sys.stdout.write(table())
+        return
+    path = Path(sys.argv[1])
+    path.write_text(rewritten(path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
 if __name__ == "__main__":
-    sys.stdout.write(table())
+    main()

@@ -2,7 +2,8 @@
 
 A process writes ``counter_PID.db``, ``histogram_PID.db`` and ``gauge_MODE_PID.db``, in the metrics library's format.
 When it has ended, its gauges go, and its counters and histograms are added to those of all the dead, in one file of
-each kind. No count is ever lost or seen twice, whenever the one who does it is killed, because one rename decides:
+each kind; of its ``max`` gauges the greatest value stays. No count is ever lost or seen twice, whenever the one who
+does it is killed, because one rename decides:
 
     counter_PID.db -> counter_PID-N.db    the file of a dead process, to be added to the next generation of the dead
     counter_dead-N.db                     generation N: appears whole, and holds all that is named -N or less
@@ -13,23 +14,24 @@ A reader takes the newest generation of the dead, the dead of later ones, and th
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import add
 from pathlib import Path
 
 from prometheus_client import Metric
 from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
 
-_SUMMED = ("counter", "histogram")
-_GENERATION = re.compile(r"(?P<kind>[a-z]+)_(?P<who>[0-9]+|dead)-(?P<generation>[0-9]+)\.db")
+_KEPT: Mapping[str, Callable[[float, float], float]] = {"counter": add, "histogram": add, "gauge_max": max}
+_GENERATION = re.compile(r"(?P<kind>[a-z_]+)_(?P<who>[0-9]+|dead)-(?P<generation>[0-9]+)\.db")
 
 
 def bury(folder: Path, pid: int) -> None:
     """Add the counts of a process that has ended to those of the dead. Raises ``OSError``, and may be tried again."""
     for gauge in folder.glob(f"gauge_*_{pid}.db"):
-        gauge.unlink(missing_ok=True)
-    for kind in _SUMMED:
+        if gauge.name.rpartition("_")[0] not in _KEPT:
+            gauge.unlink(missing_ok=True)
+    for kind in _KEPT:
         generation = _newest(folder, kind)
         _forget(folder, kind, generation)
         own = folder / f"{kind}_{pid}.db"
@@ -52,7 +54,7 @@ def read(folder: Path) -> Sequence[Metric]:
 
 def _counting(folder: Path) -> list[Path]:
     """The files that count now, in order."""
-    newest = {kind: _newest(folder, kind) for kind in _SUMMED}
+    newest = {kind: _newest(folder, kind) for kind in _KEPT}
     return sorted(file for file in folder.glob("*.db") if _counts(file, newest) and _size(file))
 
 
@@ -93,23 +95,23 @@ def _add_up(folder: Path, kind: str, generation: int) -> None:
         return
     before = folder / f"{kind}_dead-{generation}.db"
     new = folder / f"{kind}.new"
-    _write(new, _sums([*dead, before] if generation else dead))
+    _write(new, _merged([*dead, before] if generation else dead, _KEPT[kind]))
     new.rename(folder / f"{kind}_dead-{generation + 1}.db")
     _forget(folder, kind, generation + 1)
 
 
-def _sums(files: Iterable[Path]) -> Counter[str]:
-    sums: Counter[str] = Counter()
+def _merged(files: Iterable[Path], merge: Callable[[float, float], float]) -> dict[str, float]:
+    values: dict[str, float] = {}
     for file in files:
         for key, value, _, _ in MmapedDict.read_all_values_from_file(str(file)):
-            sums[key] += value
-    return sums
+            values[key] = merge(values[key], value) if key in values else value
+    return values
 
 
-def _write(path: Path, sums: Counter[str]) -> None:
+def _write(path: Path, values: Mapping[str, float]) -> None:
     written = MmapedDict(str(path))
     try:
-        for key, value in sums.items():
+        for key, value in values.items():
             written.write_value(key, value, 0.0)
     finally:
         written.close()

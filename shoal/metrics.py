@@ -18,6 +18,7 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from shoal import metric_files
@@ -79,10 +80,35 @@ class FrontMetrics(HttpMetrics):
         super().__init__(registry)
         self.stage = Histogram(
             "shoal_stage_duration_seconds",
-            "Time an image spent in one stage: receive, cache, decode, wait, queue, inference, render.",
+            "Time an image spent in one stage: receive, cache, decode, wait, queue, inference, render, answer.",
             ["model", "stage"],
             buckets=_SECONDS,
             registry=registry,
+        )
+        self.model_requests = Counter(
+            "shoal_model_requests",
+            "Requests for predictions by their result: success or failure.",
+            ["model", "result"],
+            registry=registry,
+        )
+        self.model_request_seconds = Counter(
+            "shoal_model_request_seconds",
+            "Time to answer requests for predictions, by their result.",
+            ["model", "result"],
+            registry=registry,
+        )
+        self.last_answer = Gauge(
+            "shoal_last_answer_timestamp_seconds",
+            "When a request for predictions was last answered.",
+            ["model"],
+            registry=registry,
+            multiprocess_mode="max",
+        )
+        self.cache_hit_seconds = Counter(
+            "shoal_cache_hit_seconds", "Time to find images that were in the cache.", ["model"], registry=registry
+        )
+        self.cache_miss_seconds = Counter(
+            "shoal_cache_miss_seconds", "Time to find that images were not in the cache.", ["model"], registry=registry
         )
         self.cancelled = Counter(
             "shoal_cancelled", "Jobs that nobody waited for any more, by where they were.", ["stage"], registry=registry
@@ -118,6 +144,15 @@ class ModelMetrics:
         )
         self.execution = Histogram(
             "shoal_execution_duration_seconds", "Time of one execution.", ["model"], buckets=_SECONDS, registry=registry
+        )
+        self.executions = Counter(
+            "shoal_executions", "Executions by their number of images.", ["model", "size"], registry=registry
+        )
+        self.execution_seconds = Counter(
+            "shoal_execution_seconds",
+            "Time of executions by their number of images.",
+            ["model", "size"],
+            registry=registry,
         )
         self.expired = Counter(
             "shoal_expired", "Jobs dropped before execution: past their deadline.", ["model"], registry=registry
@@ -218,3 +253,9 @@ def exposition(registry: CollectorRegistry, *more: Collector) -> bytes:
     for collector in (BuildInfo(), *more):
         shown.register(collector)
     return generate_latest(shown)
+
+
+def samples(registry: CollectorRegistry) -> list[tuple[str, dict[str, str], float]]:
+    """The name, the labels and the value of everything that ``/metrics`` has."""
+    families = text_string_to_metric_families(exposition(registry).decode())
+    return [(sample.name, sample.labels, sample.value) for family in families for sample in family.samples]

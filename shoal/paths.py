@@ -6,7 +6,12 @@ MODEL = "{model:[^/:]+}"
 VERSION = "{version:[^/:]+}"
 LABEL = "{label:[^/:]+}"
 
-PREDICTIONS = ("/predict", "/")
+OPEN_INFERENCE = (f"/v2/models/{MODEL}/infer", f"/v2/models/{MODEL}/versions/{VERSION}/infer")
+
+TENSORFLOW_SERVING = tuple(f"/v1/models/{MODEL}{which}" for which in ("", f"/versions/{VERSION}", f"/labels/{LABEL}"))
+"""What TensorFlow Serving calls a model; a colon and a verb follow, or nothing."""
+
+PREDICTIONS = ("/predict", "/", *OPEN_INFERENCE, *(f"{path}:predict" for path in TENSORFLOW_SERVING))
 """Where images are posted."""
 
 PLAIN_ERRORS = ("/v1/models", "/v2")

@@ -34,6 +34,7 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(ge=0, le=86400)]
 Count = Annotated[int, Field(ge=1)]
 _HOST = re.compile(r"(\*\.)?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?")
+_ORIGIN = re.compile(r"https?://([a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?|\[[0-9a-f:]+\])(:([0-9]{1,5}|\*))?")
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -57,6 +58,20 @@ def _host(value: str) -> str:
     return value.lower()
 
 
+def _origin(value: str) -> str:
+    value = value.lower().rstrip("/")
+    if not _ORIGIN.fullmatch(value):
+        raise ValueError(f"{value} is not an origin: https://HOST, http://HOST:PORT or http://HOST:*")
+    return value
+
+
+def _source(value: str) -> str:
+    value = value.lower().rstrip("/")
+    if not _ORIGIN.fullmatch(value.replace("://*.", "://", 1)):
+        raise ValueError(f"{value} is not https://HOST, https://*.DOMAIN, http://HOST:PORT or http://HOST:*")
+    return value
+
+
 def _network(value: str) -> str:
     return str(ip_network(value))
 
@@ -64,6 +79,8 @@ def _network(value: str) -> str:
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Hosts = Annotated[tuple[Annotated[str, AfterValidator(_host)], ...], NoDecode, BeforeValidator(_split)]
 Networks = Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], NoDecode, BeforeValidator(_split)]
+Origins = Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], NoDecode, BeforeValidator(_split)]
+Sources = Annotated[tuple[Annotated[str, AfterValidator(_source)], ...], NoDecode, BeforeValidator(_split)]
 Devices = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|[0-9]+(,[0-9]+)*)$")]
 File = Annotated[Path, AfterValidator(_absolute)]
 SocketPath = Annotated[str, AfterValidator(_socket_path)]
@@ -96,6 +113,7 @@ class Settings(BaseSettings):
     upload_timeout: Seconds = Field(30.0, description="longest wait for a body to arrive, seconds")
     grace: Seconds = Field(20.0, description="wait between leaving discovery and closing the listeners, seconds")
     drain_timeout: Seconds = Field(30.0, description="longest wait for requests to finish when stopping, seconds")
+    cors_origins: Origins = Field((), description="web pages that may call this from a browser: https://HOST:PORT,…")
     admin: SocketPath = Field("", description="path of the admin listener, a unix socket; empty: none")
     log_level: LogLevel = Field("info", description="debug, info, warning or error")
     trusted_proxies: Networks = Field((), description="networks of proxies whose X-Forwarded-For is believed")
@@ -162,6 +180,9 @@ class GatewaySettings(Settings):
     patience: Seconds = Field(2.0, description="longest wait for a worker to turn up before 503, seconds")
     replay_body_bytes: Count = Field(8 * MIB, description="largest body that can be sent again, bytes")
     replay_total_bytes: Count = Field(256 * MIB, description="all such bodies together, bytes")
+    browser_uploads: Sources = Field(
+        (), description="workers that the web page uploads to: https://*.DOMAIN,…; none: it sends through the gateway"
+    )
 
     @model_validator(mode="after")
     def _safe(self) -> Self:

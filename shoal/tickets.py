@@ -10,9 +10,10 @@ import json
 import time
 import uuid
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -23,6 +24,7 @@ from shoal.wire import Priority
 
 _ALGORITHM = "EdDSA"
 _CLAIMS = ("aud", "exp", "jti", "sub", "mdl", "max")
+_ORDER_CLAIMS = ("aud", "exp", "jti", "sub", "do")
 _SKEW_SECONDS = 2.0  # between the clocks of a gateway and a worker
 _CACHED = 1024
 
@@ -94,6 +96,14 @@ class Signer:
             "iss": gateway,
             "pri": priority,
         }
+        return self._signed(claims)
+
+    def sign_order(self, order: str, *, audience: str, subject: str, lifetime: float) -> str:
+        """An operator's order to one worker, such as ``drain``. It permits no upload, and no ticket is an order."""
+        expires = int(time.time() + lifetime) + 1
+        return self._signed({"aud": audience, "exp": expires, "jti": uuid.uuid4().hex, "sub": subject, "do": order})
+
+    def _signed(self, claims: dict[str, Any]) -> str:
         return jwt.encode(claims, self._key, algorithm=_ALGORITHM, headers={"kid": self._key.key_id})
 
 
@@ -131,6 +141,30 @@ class Verifier:
 
     def verify(self, token: str) -> Ticket:
         """The ticket. Raises ``ExpiredTicket``, ``WrongWorker`` or ``InvalidTicket``."""
+        self._follow()
+        ticket = self._verified.get(token)
+        if ticket is None:
+            ticket = self._decode(token)
+            self._verified[token] = ticket
+            if len(self._verified) > _CACHED:
+                self._verified.popitem(last=False)
+        self._check(ticket.audience, ticket.expires)
+        return ticket
+
+    def verify_order(self, token: str, order: str) -> str:
+        """Who gives the ``order`` to this worker. Raises as ``verify``."""
+        self._follow()
+        try:
+            claims = self._claims(token, _ORDER_CLAIMS)
+            expires = float(claims["exp"])
+        except (jwt.PyJWTError, KeyError, TypeError, ValueError) as error:
+            raise InvalidTicket from error
+        if claims["do"] != order:
+            raise InvalidTicket
+        self._check(str(claims["aud"]), expires)
+        return str(claims["sub"])
+
+    def _follow(self) -> None:
         now = time.monotonic()
         if now - self._checked > 1:
             self._checked = now
@@ -139,27 +173,24 @@ class Verifier:
             except (OSError, ValueError):
                 if not self._keys:
                     raise
-        ticket = self._verified.get(token)
-        if ticket is None:
-            ticket = self._decode(token)
-            self._verified[token] = ticket
-            if len(self._verified) > _CACHED:
-                self._verified.popitem(last=False)
-        if ticket.expires + _SKEW_SECONDS < time.time():
+
+    def _check(self, audience: str, expires: float) -> None:
+        if expires + _SKEW_SECONDS < time.time():
             raise ExpiredTicket
-        if ticket.audience != self._audience:
+        if audience != self._audience:
             raise WrongWorker
-        return ticket
+
+    def _claims(self, token: str, required: Sequence[str]) -> dict[str, Any]:
+        key = self._keys[jwt.get_unverified_header(token)["kid"]]
+        options: Any = {"require": list(required), "verify_exp": False, "verify_aud": False}
+        claims: dict[str, Any] = jwt.decode(token, key, algorithms=[_ALGORITHM], options=options)
+        return claims
 
     def _decode(self, token: str) -> Ticket:
         try:
-            key = self._keys[jwt.get_unverified_header(token)["kid"]]
-            claims = jwt.decode(
-                token,
-                key,
-                algorithms=[_ALGORITHM],
-                options={"require": list(_CLAIMS), "verify_exp": False, "verify_aud": False},
-            )
+            claims = self._claims(token, _CLAIMS)
+            if "do" in claims:
+                raise InvalidTicket
             return Ticket(
                 audience=str(claims["aud"]),
                 model=str(claims["mdl"]),

@@ -7,6 +7,7 @@ in milliseconds; inside a node, instants are on the monotonic clock, which its p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -42,6 +43,10 @@ class ImageInput(msgspec.Struct, frozen=True, omit_defaults=True):
     channels: Literal[1, 3] = 3
     fill: int = 114
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.height, self.width, self.channels
+
 
 class Frame(msgspec.Struct, frozen=True, array_like=True):
     """What part of a picture a model sees, all in pixels of the upright original of ``width`` x ``height``.
@@ -75,6 +80,12 @@ class TensorSpec(msgspec.Struct, frozen=True):
     name: str
     dtype: str
     shape: tuple[int, ...]
+
+    def takes(self, dtype: str, shape: Sequence[int]) -> bool:
+        """Whether an array fits: just so where the shape says, of any length but none where it varies."""
+        if dtype != self.dtype or len(shape) != len(self.shape):
+            return False
+        return all(has > 0 and wants in (-1, has) for has, wants in zip(shape, self.shape, strict=True))
 
 
 class Output(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -183,7 +194,8 @@ class ModelState(msgspec.Struct, frozen=True, omit_defaults=True):
 
     ``seconds_per_image`` is the measured service time of the whole node: execution seconds divided by images
     and by ready processes, smoothed. ``idle`` is the seconds since an execution was last completed; a ``stalled``
-    model has not completed one for too long, not even of a heartbeat.
+    model has not completed one for too long, not even of a heartbeat. ``images`` and ``busy`` count what its processes
+    have executed since the supervisor began: images, and seconds of all processes together.
     """
 
     status: Status
@@ -192,6 +204,25 @@ class ModelState(msgspec.Struct, frozen=True, omit_defaults=True):
     seconds_per_image: float = 0.0
     idle: float = 0.0
     reason: str = ""
+    images: int = 0
+    busy: float = 0.0
+
+
+class Served(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the fronts of a node have done for one model version since the supervisor began.
+
+    ``answers`` to requests, the ``seconds`` that those took together, and the bytes of the bodies that came past every
+    gateway.
+    """
+
+    answers: int = 0
+    seconds: float = 0.0
+    direct_bytes: int = 0
+
+    def __add__(self, other: Served) -> Served:
+        return Served(
+            self.answers + other.answers, self.seconds + other.seconds, self.direct_bytes + other.direct_bytes
+        )
 
 
 class NodeState(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -200,6 +231,7 @@ class NodeState(msgspec.Struct, frozen=True, omit_defaults=True):
     draining: bool = False
     models: dict[str, ModelState] = {}
     pids: dict[str, list[int]] = {}
+    served: dict[str, Served] = {}
 
 
 class ModelLoad(msgspec.Struct, frozen=True):
@@ -207,7 +239,8 @@ class ModelLoad(msgspec.Struct, frozen=True):
 
     ``slots`` and ``bulk_slots`` are how many more the gateway that asked may send, and ``arrived`` how many uses of
     its tickets have come since the queue began: what it has sent beyond those is still on its way. A worker that
-    ``caches`` remembers its answers. ``reason`` is why the version has failed.
+    ``caches`` remembers its answers. ``reason`` is why the version has failed. ``images`` and ``busy`` are cumulative,
+    as in ``ModelState``: two reports give images per second, and the share of the time that the processes are busy.
     """
 
     status: Status
@@ -223,6 +256,9 @@ class ModelLoad(msgspec.Struct, frozen=True):
     task: str = ""
     reason: str = ""
     caches: bool = False
+    processes: int = 0
+    images: int = 0
+    busy: float = 0.0
 
 
 class LoadReport(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -237,6 +273,7 @@ class LoadReport(msgspec.Struct, frozen=True, omit_defaults=True):
     draining: bool = False
     models: dict[str, ModelLoad] = {}
     public_url: str | None = None
+    served: dict[str, Served] = {}
 
 
 def model_key(model: str, version: str) -> str:

@@ -22,6 +22,7 @@ def main(count: int) -> None:
         front.requests.labels("/predict", "fake@1", "ok").inc()
         front.duration.labels("/predict").observe(0.003)
         model.images.labels("fake@1").inc(2)
+    front.last_answer.labels("fake@1").set(100 + count)
     os.kill(os.getpid(), signal.SIGKILL)
 
 

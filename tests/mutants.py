@@ -41,6 +41,13 @@ MUTANTS = (
         "tests/test_networks.py::test_sizes_that_do_not_fit_the_device_are_given_up",
     ),
     Mutant(
+        "an array whose size its client chose makes nobody else's batches smaller",
+        "worker/model_process.py",
+        " and not job_arrays.varies(inputs[0], self._runtime.card)",
+        "",
+        "tests/test_ready_made.py::test_an_array_too_large_for_the_device_makes_nobody_elses_batches_smaller",
+    ),
+    Mutant(
         "the jobs of a dead model process are reclaimed",
         "worker/model_processes.py",
         "        await self._reclaim(model, process)\n",

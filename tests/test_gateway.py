@@ -41,10 +41,10 @@ class Upload:
 
 @dataclass
 class Recorder(Node):
-    """A worker that answers every upload, or ``refuses`` it."""
+    """A worker that answers every upload, or ``refuses`` it with that status."""
 
     uploads: list[Upload] = field(default_factory=list)
-    refuses: bool = False
+    refuses: int = 0
     keys: Path | None = None
 
     async def start(self) -> None:
@@ -63,7 +63,7 @@ class Recorder(Node):
         version = ticket.model.rpartition("@")[2]
         self.uploads.append(Upload(self.name, list(request.query.items()), request.headers, version))
         if self.refuses:
-            return web.Response(status=503)
+            return web.Response(status=self.refuses)
         headers = {"Content-Type": "image/png", "Shoal-Cache": "hit", "X-Own": "secret"}
         return web.Response(body=b"picture", headers=headers)
 
@@ -187,7 +187,7 @@ async def test_requests_without_a_key_are_split_by_their_ids(tmp_path: Path) -> 
 async def test_a_request_that_is_sent_again_keeps_its_version(tmp_path: Path) -> None:
     publications = known(digits("1", "2", traffic={"1": 1, "2": 1}))
     refusing, busy = both("a"), both("b", depth=900)
-    refusing.refuses = True
+    refusing.refuses = 503
     async with door(tmp_path, refusing, busy, publications=publications) as d:
         for number in range(20):
             assert (await d.predict(f"?key=k{number}")).status == 200

@@ -84,14 +84,14 @@ ONLY_IN: dict[str, set[str]] = {
 
 SERVER_ONLY = ("redis", "consul", "PIL", "numpy", "pydantic", "msgspec", "jwt", "prometheus_client", "cryptography")
 RUNTIMES = ("tensorflow", "keras", "torch", "jax", "onnxruntime", "onnx", "tf2onnx")
-UNASKED = ("opentelemetry",)
+UNASKED = ("opentelemetry",)  # Redis's client loads a part of it where it is installed
 NEVER_LOADED = [
     ("shoal", (*SERVER_ONLY, *RUNTIMES, *UNASKED)),
     ("shoal.cli", (*SERVER_ONLY, *RUNTIMES, *UNASKED)),
     ("gateway.__main__", ("redis", "consul", "PIL", "numpy", *RUNTIMES, *UNASKED)),
-    ("worker.supervisor", ("consul", *RUNTIMES, *UNASKED)),
-    ("worker.front", ("consul", *RUNTIMES, *UNASKED)),
-    ("worker.model_process", ("PIL", "consul", *RUNTIMES, *UNASKED)),
+    ("worker.supervisor", ("consul", *RUNTIMES)),
+    ("worker.front", ("consul", *RUNTIMES)),
+    ("worker.model_process", ("PIL", "consul", *RUNTIMES)),
     ("worker.repository.fetch", ("PIL", "consul", "fsspec", *RUNTIMES)),
     ("worker.repository.__main__", ("consul", "fsspec", *RUNTIMES)),
     ("worker.models.published", ("PIL", "consul", "redis", *RUNTIMES)),

@@ -24,6 +24,7 @@ REQUESTS = 'shoal_requests_total{code="ok",model="fake@1",path="/predict"}'
 DURATIONS = 'shoal_request_duration_seconds_bucket{le="0.005",path="/predict"}'
 COUNT = 'shoal_request_duration_seconds_count{path="/predict"}'
 IMAGES = 'shoal_images_total{model="fake@1"}'
+LAST = 'shoal_last_answer_timestamp_seconds{model="fake@1"}'
 IN_PROGRESS = "shoal_requests_in_progress{}"
 
 
@@ -59,7 +60,7 @@ def dead(counted: tuple[Path, list[int]], tmp_path: Path) -> tuple[Path, list[in
 
 
 def _is_complete(samples: Mapping[str, float]) -> bool:
-    return [samples[name] for name in (REQUESTS, DURATIONS, COUNT, IMAGES)] == [12, 12, 12, 24]
+    return [samples[name] for name in (REQUESTS, DURATIONS, COUNT, IMAGES, LAST)] == [12, 12, 12, 24, 105]
 
 
 def test_the_dead_are_counted_in_one_file_of_each_kind(dead: tuple[Path, list[int]]) -> None:
@@ -70,7 +71,11 @@ def test_the_dead_are_counted_in_one_file_of_each_kind(dead: tuple[Path, list[in
         samples = _samples(folder)
         assert _is_complete(samples)
         assert samples.get(IN_PROGRESS) == left
-    assert sorted(file.name for file in folder.iterdir()) == ["counter_dead-3.db", "histogram_dead-3.db"]
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "counter_dead-3.db",
+        "gauge_max_dead-3.db",
+        "histogram_dead-3.db",
+    ]
 
 
 def test_to_bury_twice_changes_nothing(dead: tuple[Path, list[int]]) -> None:
@@ -89,7 +94,7 @@ class _Killed(Exception):
     """Stands for SIGKILL: nothing is cleaned up."""
 
 
-@pytest.fixture(params=range(1, 9))
+@pytest.fixture(params=range(1, 15))
 def killed_at(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Every n-th change of a folder that a burial makes is the last that it makes."""
     step, left = int(request.param), [int(request.param)]
@@ -121,7 +126,7 @@ def test_whoever_is_killed_while_burying_loses_nothing_and_counts_nothing_twice(
     for pid in pids:
         metric_files.bury(folder, pid)
         assert _is_complete(_samples(folder))
-    assert len(list(folder.iterdir())) == 2
+    assert len(list(folder.iterdir())) == 3
 
 
 def test_a_reader_never_sees_part_of_a_burial(dead: tuple[Path, list[int]]) -> None:
@@ -164,7 +169,7 @@ def test_a_file_that_a_process_has_only_begun_counts_nothing(dead: tuple[Path, l
     assert _is_complete(_samples(folder))
 
 
-def test_five_hundred_dead_processes_are_two_small_files(dead: tuple[Path, list[int]]) -> None:
+def test_five_hundred_dead_processes_are_three_small_files(dead: tuple[Path, list[int]]) -> None:
     folder, pids = dead
     counters = folder / f"counter_{pids[0]}.db"
     for pid in range(6_000_000, 6_000_500):
@@ -173,7 +178,7 @@ def test_five_hundred_dead_processes_are_two_small_files(dead: tuple[Path, list[
     for pid in pids:
         metric_files.bury(folder, pid)
     assert _samples(folder)[REQUESTS] == 12 + 500 * 3
-    assert len(list(folder.iterdir())) == 2
+    assert len(list(folder.iterdir())) == 3
     assert sum(file.stat().st_size for file in folder.iterdir()) < 1 << 18
 
 

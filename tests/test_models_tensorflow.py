@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from shoal.wire import Output
 from tests.golden.make_golden import PHOTOS, crop, photo
 from tests.needs import need
 from worker.models.catalogue import Specification
@@ -103,6 +104,18 @@ def test_labelled_photos() -> None:
     right = sum(a["predictions"][0]["index"] == label for a, label in zip(answers, truth, strict=True))
     assert len(files) == 20
     assert right >= 18
+
+
+def test_the_logits_and_the_best_classes_can_be_had_as_they_are() -> None:
+    runtime = loaded("lite0?max_batch_size=4")
+    (output,) = runtime.card.outputs
+    assert (output.dtype, output.shape, runtime.card.platform) == ("float32", (1000,), "keras_tensorflow")
+    best = Asked(outputs=(Output(output.name, 5),))
+    answers = runtime.run(inputs("lite0"), [Asked(outputs=()), Asked(outputs=()), best, best])
+    assert np.abs([one[output.name] for one in answers[:2]] - golden("lite0")["logits"][:2]).max() <= 1e-4
+    entries = [[entry.decode().split(":") for entry in one[output.name]] for one in answers[2:]]
+    assert [[int(index) for _, index, _ in row] for row in entries] == golden("lite0")["top5"][2:].tolist()
+    assert all(label for row in entries for _, _, label in row)
 
 
 def test_served_embeddings_are_the_features_of_the_original() -> None:

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shoal.wire import Output, TensorSpec
 from tests import small_networks as small
 from tests.clusters import up
 from tests.needs import need
@@ -92,6 +93,43 @@ def test_the_card(tmp_path: Path) -> None:
     )
     assert (card.input.name, card.input.height, card.input.width, card.input.channels) == ("image", 16, 20, 3)
     assert card.options["top_k"].whole
+    assert card.tensor == TensorSpec("image", "float32", (16, 20, 3))
+    assert [(output.name, output.shape) for output in card.outputs] == [("logits", (5,))]
+
+
+@pytest.mark.parametrize("make", [python_version, onnx_version])
+def test_a_photo_made_ready_by_hand_gives_the_same(make: Callable[..., Path], tmp_path: Path) -> None:
+    runtime = loaded(make(tmp_path))
+    assert runtime.card.platform == ("python_class" if make is python_version else "onnx_onnxv1")
+    images = small.images(3)
+    asked = [Asked(outputs=()), Asked(outputs=(Output("logits"),)), Asked(outputs=(Output("logits", 2),))]
+    photos = runtime.run(images, asked)
+    ready = runtime.run(small.ready_made(images), asked)
+    truth = small.truth(images)
+    for found in (photos, ready):
+        for row in (0, 1):
+            np.testing.assert_allclose(found[row]["logits"], truth[row], atol=1e-5)
+        best = [entry.decode().split(":") for entry in found[2]["logits"]]
+        ranked = np.argsort(-truth[2])[:2]
+        assert [(index, label) for _, index, label in best] == [(str(i), small.LABELS[i]) for i in ranked]
+        np.testing.assert_allclose([float(value) for value, *_ in best], truth[2][ranked], atol=1e-5)
+    np.testing.assert_array_equal(photos[0]["logits"], ready[0]["logits"])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64", "int16", "int64", "uint16"])
+def test_an_array_of_the_networks_own_dtype_goes_in(dtype: str, tmp_path: Path) -> None:
+    written = {"float64": "DOUBLE"}.get(dtype, dtype.upper())
+    given = {"height": small.HEIGHT, "width": small.WIDTH, "dtype": "float16" if dtype == "float16" else "uint8"}
+    runtime = loaded(onnx_version(tmp_path, written={"dtype": written}, input=given))
+    tensor = runtime.card.tensor
+    assert tensor is not None
+    assert tensor.dtype == dtype
+    images = small.images(2) % 2
+    for batch in (images, images.astype(dtype)):
+        found = runtime.run(batch, [Asked(outputs=())] * 2)
+        np.testing.assert_allclose([one["logits"] for one in found], small.truth(images * np.uint8(255)), atol=1e-4)
+    with pytest.raises(ValueError, match="does not fit"):
+        runtime.run(images.astype("float32"), [Asked(outputs=())] * 2)
 
 
 @pytest.mark.parametrize("batch", [1, 4])

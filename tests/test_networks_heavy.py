@@ -85,6 +85,24 @@ def test_every_format_gives_the_same(name: str, root: Path) -> None:
     answers = runtime.run(small.images(3), [Asked({"top_k": 1})] * 3)
     best = small.truth(small.images(3)).argmax(axis=1)
     assert [answer["predictions"][0]["label"] for answer in answers] == [small.LABELS[index] for index in best]
+    _same_when_made_ready_by_hand(runtime)
+    project = {"model": "tensorflow_savedmodel", "model.pt": "pytorch_torchscript"}
+    assert runtime.card.platform == project.get(artefact, "keras_tensorflow")
+
+
+def _same_when_made_ready_by_hand(runtime: NetworkRuntime) -> None:
+    images = small.images(3)
+    asked = [Asked(outputs=())] * 3
+    photos, ready = runtime.run(images, asked), runtime.run(small.ready_made(images), asked)
+    (output,) = runtime.card.outputs
+    assert (output.dtype, output.shape) == ("float32", photos[0][output.name].shape)
+    np.testing.assert_allclose(
+        [one[output.name] for one in ready], [one[output.name] for one in photos], rtol=0, atol=1e-6
+    )
+    np.testing.assert_allclose([one[output.name] for one in ready], small.truth(images), atol=1e-5)
+    tensor = runtime.card.tensor
+    assert tensor is not None
+    assert (tensor.dtype, tensor.shape) == ("float32", (small.HEIGHT, small.WIDTH, 3))
 
 
 ANOTHER_BACKEND = """

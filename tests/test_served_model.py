@@ -104,3 +104,14 @@ def test_what_a_retired_and_a_failed_model_say() -> None:
     other.fail("its golden request was answered otherwise")
     assert (other.state.status, other.is_settled) == ("failed", True)
     assert other.state.reason == "its golden request was answered otherwise"
+
+
+def test_counts_go_on_when_a_process_is_another_one() -> None:
+    model = served()
+    load(model, model.processes[0])
+    executed(model.processes[0], images=8, batches=1, seconds=0.5)
+    executed(model.processes[0], images=12, batches=2, seconds=0.8)
+    model.processes[0].died()
+    load(model, model.processes[0])
+    executed(model.processes[0], images=2, batches=1, seconds=0.1)
+    assert (model.state.images, model.state.busy) == (14, 0.9)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Awaitable, Callable, Sequence
 
 from aiohttp import web
 
@@ -11,6 +12,10 @@ from shoal.metrics import FrontMetrics
 from worker.asking import Wanted
 from worker.submissions import Answered
 from worker.timings import Timings
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_LARGE = 64 * 1024  # bytes of a network's outputs
 
 
 def measure(answers: Sequence[Answered], wanted: Wanted, timings: Timings, metrics: FrontMetrics) -> None:
@@ -23,14 +28,41 @@ def measure(answers: Sequence[Answered], wanted: Wanted, timings: Timings, metri
         timings.stages["inference"] = max(reply.inference_ms for reply in executed)
     for stage, ms in timings.stages.items():
         metrics.stage.labels(key, stage).observe(ms / 1000)
+    looked = timings.stages.get("cache", 0.0) / 1000
     for answered in answers:
         match answered.cache:
             case "hit":
                 metrics.cache_hits.labels(key).inc()
+                metrics.cache_hit_seconds.labels(key).inc(looked)
             case "miss":
                 metrics.cache_misses.labels(key).inc()
+                metrics.cache_miss_seconds.labels(key).inc(looked)
             case "shared":
                 metrics.shared.labels(key).inc()
+
+
+def counted(predict: Handler, metrics: FrontMetrics) -> Handler:
+    """The handler of a prediction, with its results and their times counted by model."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        began, result = time.perf_counter(), "failure"
+        try:
+            response = await predict(request)
+            result = "success"
+            return response
+        finally:
+            if key := request.get(http.MODEL):
+                metrics.model_requests.labels(key, result).inc()
+                metrics.model_request_seconds.labels(key, result).inc(time.perf_counter() - began)
+                if result == "success":
+                    metrics.last_answer.labels(key).set(time.time())
+
+    return handler
+
+
+def is_large(answers: Sequence[Answered]) -> bool:
+    """Whether writing them takes longer than a thread to wake."""
+    return sum(len(output.data) for answered in answers for output in answered.reply.outputs.values()) > _LARGE
 
 
 def headers(answers: Sequence[Answered], timings: Timings) -> dict[str, str]:

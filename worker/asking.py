@@ -13,7 +13,7 @@ from typing import Literal
 from aiohttp import web
 
 from shoal import http
-from shoal.errors import InvalidTicket, NotReady, UnknownModel
+from shoal.errors import InvalidTicket, NotReady, UnknownLabel, UnknownModel
 from shoal.publication import order
 from shoal.tickets import Ticket
 from shoal.wire import ModelCard, ModelState, Output, Priority, model_key
@@ -23,6 +23,8 @@ from worker.jobs import Sharing
 from worker.load_reports import LoadReports
 
 Caching = Literal["shared", "fresh", "off"]
+
+NO_LABELS = "A worker knows no labels: ask a gateway, or name a version."
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def wanted(
     request: web.Request, ticket: Ticket | None, dialect: Dialect, *, reports: LoadReports, limits: Limits
 ) -> Wanted:
     """Everything that the head of a request says, checked. Raises what is wrong with it."""
-    state, card = _model(dialect.target(request), ticket, reports)
+    state, card = model_of(dialect.target(request), ticket, reports)
     request[http.MODEL] = card.key
     is_rendered = dialect.renders(request, card)
     seconds = http.timeout_of(request, default=limits.request_timeout, most=limits.longest_timeout)
@@ -98,7 +100,12 @@ def _caching(request: web.Request, card: ModelCard, limits: Limits) -> Caching:
     return "fresh" if wish is False or "no-cache" in said else "shared"
 
 
-def _model(target: Target, ticket: Ticket | None, reports: LoadReports) -> tuple[ModelState, ModelCard]:
+def model_of(target: Target, ticket: Ticket | None, reports: LoadReports) -> tuple[ModelState, ModelCard]:
+    """The model version of a request: that of its ticket, or the one it names, or the node's best of the model.
+
+    A label is resolved by the ticket alone. Raises ``InvalidTicket`` for a ticket of another model, ``UnknownModel``,
+    ``UnknownLabel``, or ``NotReady`` while it has no card.
+    """
     model, version = target.model, target.version
     models = reports.state.models
     if ticket is not None:
@@ -106,6 +113,8 @@ def _model(target: Target, ticket: Ticket | None, reports: LoadReports) -> tuple
         if model not in (None, permitted[0]) or version not in (None, permitted[2]):
             raise InvalidTicket("The ticket is for another model.")
         key: str | None = ticket.model
+    elif target.label is not None:
+        raise UnknownLabel(NO_LABELS)
     elif model is None:
         key = next(iter(models), None)
     elif version is not None:
@@ -119,7 +128,7 @@ def _model(target: Target, ticket: Ticket | None, reports: LoadReports) -> tuple
     if state is None and ticket is not None:
         raise NotReady(f"The model {key} is not served here any more: look up again.")
     if state is None:
-        raise UnknownModel(f"There is no model {model or key!r} on this worker.")
+        raise UnknownModel(f"There is no model {key or model!r} on this worker.")
     if state.card is None:
         raise NotReady(f"The model {key} is {state.status}.")
     return state, state.card

@@ -23,27 +23,37 @@ import msgspec
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from shoal import access, http, logs, metrics, processes, service
+from shoal import access, cors, http, logs, metrics, paths, processes, service
 from shoal.errors import DeadlineExceeded, MissingTicket, NotReady, QueueFull, ShoalError, SpentTicket
 from shoal.tickets import Ticket, Verifier
 from shoal.traces import OFF, Tracer, tracing
-from shoal.wire import Job, NodeState
+from shoal.wire import NodeState
 from worker import answering, exposition
 from worker.asking import Wanted, wanted
-from worker.dialects import Dialect, native
+from worker.dialects import Dialect, native, open_inference, tensorflow_serving
+from worker.dialects.open_inference_questions import OpenInferenceQuestions
+from worker.dialects.tensorflow_questions import TensorFlowQuestions
 from worker.fetching import Fetcher
 from worker.front_orders import Orders
 from worker.images import annotate
 from worker.jobs import Offer
 from worker.load_reports import LoadReports
+from worker.offering import job_of
+from worker.questions import Questions
 from worker.queue import Queue, QueueUnavailable, bulk_capacity
-from worker.receiving import Decoded, Receiver
+from worker.receiving import Receiver
 from worker.submissions import Answered, Submissions, Use
+from worker.tally import Tally, counted
 from worker.timings import Timings
 
 log = logging.getLogger("worker.front")
 
-_DIALECTS: tuple[tuple[str, Dialect], ...] = (("/predict", native.WHOLE), ("/", native.PAIRS))
+_DIALECTS: tuple[tuple[str, Dialect], ...] = (
+    ("/predict", native.WHOLE),
+    ("/", native.PAIRS),
+    *((path, open_inference.INFER) for path in paths.OPEN_INFERENCE),
+    *((f"{path}:predict", tensorflow_serving.PREDICT) for path in paths.TENSORFLOW_SERVING),
+)
 _LONGEST_NAME = 128
 _LONGEST_HEADER = 8000  # HTTP libraries take about 8190
 
@@ -95,6 +105,7 @@ class Front:
         self._unanswered: Counter[str] = Counter()  # requests, by model version
         self._requests = 0
         self._bytes = 0
+        self._tally = Tally()
 
     def __repr__(self) -> str:
         return f"<Front {self._orders.front}: {self._requests} requests, {len(self._reports.state.models)} models>"
@@ -107,7 +118,8 @@ class Front:
         """Take every node state that the supervisor writes; without it there is no node."""
         async for line in lines:
             self._reports.tell(msgspec.json.decode(line, type=NodeState))
-            processes.tell_parent({"event": "alive", "models": [*{*self._reports.state.models, *self._unanswered}]})
+            models = [*{*self._reports.state.models, *self._unanswered}]
+            processes.tell_parent({"event": "alive", "models": models, "served": self._tally.document()})
         os._exit(1)
 
     def public_app(self) -> web.Application:
@@ -115,8 +127,13 @@ class Front:
         remote = access.Remote(self._limits.trusted_proxies)
         around = http.middleware(self._metrics, lambda: self.is_draining, remote=remote, tracer=self._tracer)
         app = web.Application(middlewares=[around])
+        cors.allow(app, self._limits.cors_origins)
         for path, dialect in _DIALECTS:
-            app.router.add_post(path, partial(self._predict, dialect), expect_handler=http.expect_nothing_yet)
+            predict = answering.counted(partial(self._predict, dialect), self._metrics)
+            app.router.add_post(path, predict, expect_handler=http.expect_nothing_yet)
+        questions = Questions(self._reports, self._ticket)
+        OpenInferenceQuestions(questions, self._metrics, live=self._live, ready=self._ready).add_to(app)
+        TensorFlowQuestions(questions).add_to(app)
         app.router.add_get("/", self._welcome)
         app.router.add_get("/livez", self._live)
         return app
@@ -127,6 +144,7 @@ class Front:
         app.router.add_get("/readyz", self._ready)
         app.router.add_get("/load", self._load)
         app.router.add_get("/metrics", self._exposition)
+        app.router.add_post("/drain", self._drain)
         return app
 
     # Predictions
@@ -144,7 +162,7 @@ class Front:
         request[access.WAY] = use.ticket.way if use.ticket else "direct"
         try:
             asked = wanted(request, use.ticket, dialect, reports=self._reports, limits=self._limits)
-            with _counted(self._unanswered, asked.card.key):
+            with counted(self._unanswered, asked.card.key):
                 with self._using(use.ticket), self._holding(request, asked):
                     prepared = await self._prepared(request, asked, use, timings)
                 asked = prepared.wanted
@@ -159,11 +177,13 @@ class Front:
             self._metrics.uploaded.labels(request[access.WAY]).inc(request.content.total_bytes)
             if use.ticket is not None and not use.bound:
                 self._submissions.arrived(use.ticket.model, use.ticket, spend=spend)
+        size = request.content.total_bytes
+        self._tally.count(asked.card.key, use.ticket, seconds=timings.seconds, size=size)
         return await self._response(asked, prepared, answers, timings, use.ticket)
 
     async def _prepared(self, request: web.Request, asked: Wanted, use: Use, timings: Timings) -> Prepared:
         """The items of a request, received, looked for, and decoded as far as they were not found."""
-        with _counted(self._uploading, asked.card.key):
+        with counted(self._uploading, asked.card.key):
             received = await asked.dialect.receive(request, asked, self._receiver, timings)
         items, asked = received.items, received.wanted
         found: list[Answered | None] = [None] * len(items)
@@ -175,7 +195,7 @@ class Front:
         missing = [n for n, answered in enumerate(found) if answered is None]
         jobs = []
         if missing:
-            with _counted(self._uploading, asked.card.key):
+            with counted(self._uploading, asked.card.key):
                 numbered = [(n + 1, items[n]) for n in missing]
                 decoded = await self._receiver.decode(numbered, asked, many=len(items) > 1)
             timings.mark("decode")
@@ -183,7 +203,7 @@ class Front:
             subject, trace = request.get(http.SUBJECT, ""), self._tracer.traceparent()
             offered = [offers[n] for n in missing] if offers else [self._offer(asked, d.digest) for d in decoded]
             jobs = [
-                replace(offer, job=_job(asked, offer, d, group, subject, trace))
+                replace(offer, job=job_of(asked, offer, d, group, subject, trace))
                 for offer, d in zip(offered, decoded, strict=True)
             ]
         picture = items[0] if asked.is_rendered and isinstance(items[0], bytes) else b""
@@ -216,7 +236,7 @@ class Front:
             return
         if self._uploads[ticket.id] >= ticket.uses:
             raise SpentTicket
-        with _counted(self._uploads, ticket.id):
+        with counted(self._uploads, ticket.id):
             yield
 
     @contextmanager
@@ -266,7 +286,11 @@ class Front:
                     headers[http.LOAD] = report.decode()
         if asked.is_rendered:
             return answering.picture(picture, asked, self._orders.worker, headers)
-        return asked.dialect.response(answers, asked, timings, headers, worker=self._orders.worker)
+        respond = partial(asked.dialect.response, answers, asked, timings, headers, worker=self._orders.worker)
+        began = time.perf_counter()
+        response = await self._receiver.in_thread(respond) if answering.is_large(answers) else respond()
+        self._metrics.stage.labels(asked.card.key, "answer").observe(time.perf_counter() - began)
+        return response
 
     async def _rendered(self, asked: Wanted, image: bytes, answered: Answered) -> bytes:
         predictions = (answered.reply.answer or {}).get("predictions", ())
@@ -295,6 +319,15 @@ class Front:
             raise NotReady
         return http.json_response({"ready": True})
 
+    async def _drain(self, request: web.Request) -> web.Response:
+        """Drain the node, as at SIGTERM, on the signed word of a gateway."""
+        token = http.bearer(request)
+        if self._verifier is None or token is None:
+            raise MissingTicket
+        request[http.SUBJECT] = self._verifier.verify_order(token, "drain")
+        processes.tell_parent({"event": "drain"})
+        return http.json_response({"draining": True}, status=202)
+
     async def _live(self, request: web.Request) -> web.Response:
         return http.json_response({"live": True})
 
@@ -303,38 +336,6 @@ class Front:
 
     async def _exposition(self, request: web.Request) -> web.Response:
         return await exposition.response(self._metrics.registry, self._reports, self._queue)
-
-
-@contextmanager
-def _counted(counter: Counter[str], name: str) -> Iterator[None]:
-    """One more by that ``name`` meanwhile; none are not in the counter."""
-    counter[name] += 1
-    try:
-        yield
-    finally:
-        counter[name] -= 1
-        if not counter[name]:
-            del counter[name]
-
-
-def _job(asked: Wanted, offer: Offer, decoded: Decoded, group: str, subject: str, trace: str) -> Job:
-    return Job(
-        id=offer.id,
-        inputs={asked.card.input.name: decoded.tensor},
-        waiters=[offer.front],
-        submitted=time.monotonic(),
-        remaining_ms=max(1, int((asked.deadline - time.monotonic()) * 1000)),
-        request_id=logs.request_id.get(),
-        subject=subject,
-        trace_id=trace,
-        priority=asked.priority,
-        group=group,
-        options=asked.options,
-        digest=decoded.digest,
-        frame=decoded.frame,
-        flight=offer.sharing.flight if offer.sharing else "",
-        outputs=asked.outputs,
-    )
 
 
 @asynccontextmanager

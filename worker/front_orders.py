@@ -27,6 +27,7 @@ class Limits(msgspec.Struct, frozen=True):
     url_networks: tuple[str, ...] = ()
     url_timeout: float = 10.0
     url_fetches: int = 16
+    cors_origins: tuple[str, ...] = ()
 
 
 class Orders(msgspec.Struct, frozen=True):

@@ -19,8 +19,10 @@ from shoal.keeper import Keeper
 from shoal.metrics import SupervisorMetrics
 from shoal.processes import Child
 from shoal.settings import WorkerSettings
+from shoal.wire import Served
 from worker.front_orders import Limits, Orders
 from worker.queue import Queue, QueueUnavailable
+from worker.tally import Tallies
 from worker.vitals import Vitals
 
 log = logging.getLogger(__name__)
@@ -43,7 +45,7 @@ class Fronts:
     """All fronts of one node.
 
     ``state`` is what they are told, ``keys`` are the queues to clean up after one that died, ``changed`` hears when one
-    is ready.
+    is ready, and ``drain`` when one was told to drain the node.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Fronts:
         state: Callable[[], Mapping[str, Any]],
         keys: Callable[[], Collection[str]],
         changed: Callable[[], None],
+        drain: Callable[[], None],
     ) -> None:
         self._settings = settings
         self._place = place
@@ -65,6 +68,8 @@ class Fronts:
         self._state = state
         self._keys = keys
         self._changed = changed
+        self._drain = drain
+        self._tallies = Tallies()
         self._names = [""] * settings.fronts
         self._ready: set[int] = set()
         self._asked_for: dict[int, list[str]] = {}
@@ -77,6 +82,11 @@ class Fronts:
     @property
     def are_ready(self) -> bool:
         return len(self._ready) == len(self.keepers)
+
+    @property
+    def served(self) -> dict[str, Served]:
+        """What they have answered, those that have ended included."""
+        return self._tallies.total()
 
     def are_asked_for(self, key: str) -> bool:
         """Whether one of them has requests for a model version, or has not heard yet that it is to take no more."""
@@ -138,12 +148,17 @@ class Fronts:
                 self._changed()
             case "alive":
                 self._asked_for[number] = event["models"]
+                self._tallies.heard(number, event["served"])
                 if number in self._ready:
                     self._vitals[number].spoke()
+            case "drain":
+                log.info("told to drain", extra={"front": self._names[number]})
+                self._drain()
 
     async def _buried(self, number: int, child: Child) -> None:
         self._ready.discard(number)
         self._asked_for.pop(number, None)
+        self._tallies.ended(number)
         metrics.bury(child.pid)
         if not self.keepers[number].is_stopping:
             self._metrics.deaths.labels("front").inc()

@@ -78,6 +78,7 @@ class LoadReports:
             measured=measured,
             public_url=self._public_url,
             draining=self.state.draining,
+            served=self.state.served,
             models={key: self._load(key, models[key], load) for key, load in zip(models, loads, strict=True)},
         )
 
@@ -96,4 +97,7 @@ class LoadReports:
             task=state.card.task if state.card else "",
             reason=state.reason,
             caches=self.caches and state.card is not None and state.card.cacheable,
+            processes=state.processes,
+            images=state.images,
+            busy=state.busy,
         )

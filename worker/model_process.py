@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -23,10 +24,12 @@ from shoal import logs, processes, service
 from shoal.errors import DeadlineExceeded, ModelFailed, ShoalError
 from shoal.metrics import ModelMetrics
 from shoal.traces import OFF, Tracer, tracing
-from shoal.wire import Reply, Tensor
+from shoal.wire import Output, Reply, Tensor
+from worker import job_arrays
+from worker.job_arrays import Ready
 from worker.jobs import Claimed
 from worker.models.catalogue import Specification
-from worker.models.runtime import Array, Asked, DeviceLost, OutOfMemory, Runtime, stack
+from worker.models.runtime import Array, Asked, DeviceLost, OutOfMemory, Outputs, Runtime, stack
 from worker.queue import Queue, QueueUnavailable
 
 log = logging.getLogger("worker.model_process")
@@ -34,6 +37,9 @@ log = logging.getLogger("worker.model_process")
 _CLAIM_WAIT = 0.5
 _REPORT_INTERVAL = 0.25
 _LONGEST_REASON = 2000
+
+
+Answers = list[tuple[Claimed, Reply]]
 
 
 class Orders(msgspec.Struct, frozen=True):
@@ -44,6 +50,14 @@ class Orders(msgspec.Struct, frozen=True):
     device: str
     redis: str
     log_level: str
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What one image gets: an answer of the task, or the network's outputs."""
+
+    json: dict[str, Any] | None = None
+    outputs: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Executor:
@@ -91,11 +105,14 @@ class Executor:
                     log.warning("queue unavailable", extra={"error": str(error)})
                     await asyncio.sleep(0.1)
                     continue
-                for batch in _batches(claimed, self._size):
+                ready, misfits = self._read(claimed)
+                if misfits:
+                    group.create_task(self._finish(misfits))
+                for batch in job_arrays.batches(ready, self._size):
                     replies = await self._execute(batch)
                     group.create_task(self._finish(replies))  # while the next batch is claimed
 
-    async def _finish(self, replies: Sequence[tuple[Claimed, Reply]]) -> None:
+    async def _finish(self, replies: Answers) -> None:
         try:
             await self._queue.finish(self._key, replies)
         except QueueUnavailable as error:
@@ -106,50 +123,48 @@ class Executor:
         self._size = max(1, min(self._size, size // 2))
         log.warning("out of memory", extra={"batch_size": size, "from_now_on": self._size})
 
-    async def _execute(self, batch: list[Claimed]) -> list[tuple[Claimed, Reply]]:
-        now = time.monotonic()
-        replies = []
-        live: list[Claimed] = []
-        images: list[Array] = []
-        for claimed in batch:
-            if claimed.job.deadline <= now:
-                self._metrics.expired.labels(self._key).inc()
-                replies.append((claimed, self._failure(claimed, DeadlineExceeded())))
-                continue
+    def _read(self, claimed: Sequence[Claimed]) -> tuple[list[Ready], Answers]:
+        """The jobs whose inputs fit the model, and what those hear that do not."""
+        ready: list[Ready] = []
+        misfits: Answers = []
+        for one in claimed:
             try:
-                images.append(self._image(claimed.job.inputs))
-            except (KeyError, ValueError, TypeError) as error:
-                replies.append(
-                    (claimed, self._failure(claimed, ModelFailed(f"The job does not fit the model: {error}")))
-                )
-            else:
-                live.append(claimed)
+                ready.append(Ready(one, job_arrays.fits(one.job, self._runtime.card)))
+            except (ValueError, TypeError) as error:
+                misfits.append((one, self._failure(one, ModelFailed(f"The job does not fit the model: {error}."))))
+        return ready, misfits
+
+    async def _execute(self, batch: Sequence[Ready]) -> Answers:
+        now = time.monotonic()
+        late = [ready.claimed for ready in batch if ready.claimed.job.deadline <= now]
+        live = [ready for ready in batch if ready.claimed.job.deadline > now]
+        replies = [(claimed, self._failure(claimed, DeadlineExceeded())) for claimed in late]
+        if late:
+            self._metrics.expired.labels(self._key).inc(len(late))
         if not live:
             return replies
-        log.debug("claimed", extra={"jobs": [c.job.id for c in live], "request_ids": [c.job.request_id for c in live]})
+        jobs = [ready.claimed.job for ready in live]
+        log.debug("claimed", extra={"jobs": [j.id for j in jobs], "request_ids": [j.request_id for j in jobs]})
         self.is_executing = True
         try:
-            return replies + await self._run(live, stack(images))
+            return replies + await self._run([r.claimed for r in live], stack([r.array for r in live]))
         finally:
             self.is_executing = False
 
-    async def _run(self, batch: list[Claimed], images: Array) -> list[tuple[Claimed, Reply]]:
+    async def _run(self, batch: list[Claimed], inputs: Array) -> Answers:
         self.begun += 1
         started = time.monotonic()
-        asked = [Asked(c.job.options, c.job.frame, c.job.outputs) for c in batch]
         try:
             loop = asyncio.get_running_loop()
-            answers = await loop.run_in_executor(self._thread, self._runtime.run, images, asked)
-            if len(answers) != len(batch):
-                raise ModelFailed(f"{len(answers)} answers for {len(batch)} images")
+            answers = await loop.run_in_executor(self._thread, self._answers, batch, inputs)
         except DeviceLost:
             raise
         except Exception as error:
-            if isinstance(error, OutOfMemory):
+            if isinstance(error, OutOfMemory) and not job_arrays.varies(inputs[0], self._runtime.card):
                 self._shrink(len(batch))
             if len(batch) > 1:
                 half = len(batch) // 2
-                return await self._run(batch[:half], images[:half]) + await self._run(batch[half:], images[half:])
+                return await self._run(batch[:half], inputs[:half]) + await self._run(batch[half:], inputs[half:])
             self._metrics.failed.labels(self._key).inc()
             log.exception("the model raised", extra={"job": batch[0].job.id, "request_id": batch[0].job.request_id})
             failure = error if isinstance(error, ShoalError) else ModelFailed()
@@ -172,7 +187,8 @@ class Executor:
                 claimed,
                 Reply(
                     job=claimed.job.id,
-                    answer=answer,
+                    answer=answer.json,
+                    outputs=answer.outputs,
                     queue_ms=(started - claimed.job.submitted) * 1000,
                     inference_ms=seconds * 1000,
                     batch_size=len(batch),
@@ -182,6 +198,14 @@ class Executor:
             )
             for claimed, answer in zip(batch, answers, strict=True)
         ]
+
+    def _answers(self, batch: list[Claimed], inputs: Array) -> list[_Answer]:
+        """Execute, in the model's thread."""
+        asked = [Asked(c.job.options, c.job.frame, c.job.outputs) for c in batch]
+        answers = self._runtime.run(inputs, asked)
+        if len(answers) != len(batch):
+            raise ModelFailed(f"{len(answers)} answers for {len(batch)} images")
+        return [_packed(answer, one.outputs) for answer, one in zip(answers, asked, strict=True)]
 
     def _count(self, batch: list[Claimed], seconds: float) -> None:
         self.executions += 1
@@ -195,6 +219,8 @@ class Executor:
         self._metrics.images.labels(self._key).inc(images)
         self._metrics.batch_size.labels(self._key).observe(images)
         self._metrics.execution.labels(self._key).observe(seconds)
+        self._metrics.executions.labels(self._key, images).inc()
+        self._metrics.execution_seconds.labels(self._key, images).inc(seconds)
 
     def _record(self, batch: list[Claimed], started: float, seconds: float) -> None:
         """A span in the trace of each job, linked to those of the others in the batch."""
@@ -212,23 +238,17 @@ class Executor:
                     shoal_attempt=claimed.attempt,
                 )
 
-    def _image(self, inputs: dict[str, Tensor]) -> Array:
-        spec = self._runtime.card.input
-        tensor = inputs[spec.name]
-        if (tensor.dtype, tensor.shape) != ("uint8", (spec.height, spec.width, spec.channels)):
-            raise ValueError(f"{spec.name} is {tensor.dtype} {tensor.shape}")
-        return np.frombuffer(tensor.data, dtype=np.uint8).reshape(tensor.shape)
-
     def _failure(self, claimed: Claimed, error: ShoalError) -> Reply:
         return Reply(
             job=claimed.job.id, code=error.code, message=error.message, attempt=claimed.attempt, process=self._process
         )
 
 
-def _batches(claimed: list[Claimed], size: int) -> list[list[Claimed]]:
-    """Suspects alone, the others together, never more than ``size`` images."""
-    others = [c for c in claimed if not c.suspect]
-    return [[c] for c in claimed if c.suspect] + [others[i : i + size] for i in range(0, len(others), size)]
+def _packed(answer: dict[str, Any], outputs: Sequence[Output] | None) -> _Answer:
+    """An answer of the kind that was asked for. Raises ``ModelFailed`` for the other, ``ValueError`` for no numbers."""
+    if (outputs is not None) != isinstance(answer, Outputs):
+        raise ModelFailed("The model does not give what was asked for: its own outputs, or an answer of its task.")
+    return _Answer(outputs=job_arrays.tensors(answer)) if isinstance(answer, Outputs) else _Answer(json=answer)
 
 
 async def _report(executor: Executor, tell: Callable[[Mapping[str, Any]], None]) -> None:

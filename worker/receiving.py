@@ -55,7 +55,7 @@ class Receiver:
 
     def size_of(self, request: web.Request, wanted: Wanted) -> int:
         """The most bytes that the request may come to, by its head. Raises ``UrlDisabled``."""
-        if _names_urls(request):
+        if wanted.dialect.takes_urls and _names_urls(request):
             self._fetcher.check_enabled()
             return wanted.limit
         return wanted.limit if request.content_length is None else request.content_length

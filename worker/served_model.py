@@ -35,6 +35,8 @@ class ModelProcess:
         self.vitals: ModelVitals | None = None  # of a process that is loaded
         self.starting = Vitals(load_timeout)  # of one that is not
         self.seconds_per_image = 0.0
+        self.images = 0  # executed by it, and by those before it on its device
+        self.busy = 0.0
         self._told = (0, 0, 0.0)
 
     def __repr__(self) -> str:
@@ -64,6 +66,8 @@ class ModelProcess:
         told = event["images"], event["batches"], event["seconds"]
         images, batches, seconds = (now - before for now, before in zip(told, self._told, strict=True))
         self._told = told
+        self.images += images
+        self.busy += seconds
         if images > 0:
             self._learn(images / batches, seconds / images, max_batch_size)
 
@@ -126,6 +130,8 @@ class ServedModel:
             seconds_per_image=1 / rate if rate else self.seconds_per_image,
             idle=min((process.vitals.idle for process in ready if process.vitals), default=0.0),
             reason=self.reason,
+            images=sum(process.images for process in self.processes),
+            busy=round(sum(process.busy for process in self.processes), 3),
         )
 
     def _status(self, ready: Sequence[ModelProcess]) -> Status:

@@ -117,6 +117,7 @@ class Supervisor:
                 state=self._state,
                 keys=self._keys,
                 changed=self._check_useful,
+                drain=stop.request,
             )
             await stack.enter_async_context(keeping(*self.fronts.keepers))
             if not await _first(self._useful.wait(), stop.requested()):
@@ -223,7 +224,8 @@ class Supervisor:
     # What it tells, and whom it watches
 
     def _state(self) -> Mapping[str, Any]:
-        state = NodeState(draining=self.draining, models=dict(self._states()), pids=self._pids())
+        served = self.fronts.served if self.fronts is not None else {}
+        state = NodeState(draining=self.draining, models=dict(self._states()), pids=self._pids(), served=served)
         document: dict[str, Any] = json.loads(msgspec.json.encode(state))
         return document
 

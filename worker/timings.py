@@ -22,6 +22,11 @@ class Timings:
         self._marks.append((stage, self._last, now))
         self._last = now
 
+    @property
+    def seconds(self) -> float:
+        """Since the request began."""
+        return time.perf_counter() - self._started
+
     def record(self, tracer: Tracer) -> None:
         """Add the stages that were here to the trace."""
         now = time.perf_counter()
@@ -29,5 +34,5 @@ class Timings:
             tracer.record(stage, ended - began, ago=now - ended)
 
     def header(self) -> str:
-        total = (time.perf_counter() - self._started) * 1000
-        return ", ".join(f"{name};dur={ms:.2f}" for name, ms in [*self.stages.items(), ("total", total)])
+        stages = [*self.stages.items(), ("total", self.seconds * 1000)]
+        return ", ".join(f"{name};dur={ms:.2f}" for name, ms in stages)

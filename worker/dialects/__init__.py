@@ -28,10 +28,14 @@ Item = bytes | Tensor
 
 @dataclass(frozen=True)
 class Target:
-    """Whom a request is for, by its head. Without a model it is the first one."""
+    """Whom a request is for, by its head. Without a model it is the first one.
+
+    A ``label`` is resolved by a gateway, whose ticket says the version.
+    """
 
     model: str | None = None
     version: str | None = None
+    label: str | None = None
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,13 @@ class Received:
 
 
 class Dialect(Protocol):
-    """How one kind of client speaks. It has no state."""
+    """How one kind of client speaks. It has no state.
+
+    One that ``takes_urls`` reads a JSON body as the addresses of pictures, which are fetched.
+    """
+
+    @property
+    def takes_urls(self) -> bool: ...
 
     def target(self, request: web.Request) -> Target:
         """Whom the request is for. Raises ``InvalidRequest``."""

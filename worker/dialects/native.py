@@ -24,6 +24,8 @@ _NO_BOXES = "Only the predictions of a model that finds boxes can be drawn."
 class _Native:
     """What both shapes of answers have in common."""
 
+    takes_urls = True
+
     def target(self, request: web.Request) -> Target:
         return Target(request.query.get("model"), request.query.get("version"))
 

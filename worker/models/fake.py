@@ -14,7 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from shoal.wire import ImageInput, ModelCard
+import numpy as np
+
+from shoal.wire import ImageInput, ModelCard, TensorSpec
+from worker.models import raw_outputs
 from worker.models.parameters import Parameters, count, seconds
 from worker.models.runtime import Array, Asked, Runtime
 from worker.models.tasks.options import TOP_K, number
@@ -23,6 +26,7 @@ __all__ = ["Fake", "label_of", "load"]
 
 PREFIX = "fake-"
 OTHERS = (("second", 0.75), ("third", 0.25))
+OUTPUT = TensorSpec("probabilities", "float32", (1 + len(OTHERS),))
 
 
 def label_of(image: Array) -> str:
@@ -57,9 +61,9 @@ class Fake:
             raise ValueError(f"a batch of shape {batch.shape} does not fit (1…{most}, {side}, {side}, 3)")
         time.sleep(self.seconds_per_execution + len(batch) * self.seconds_per_image)
         tops = [int(number(one.options, "top_k", TOP_K, 5)) for one in asked]
-        return [self._answer(image, top_k) for image, top_k in zip(batch, tops, strict=True)]
+        return [self._answer(image, one, top_k) for image, one, top_k in zip(batch, asked, tops, strict=True)]
 
-    def _answer(self, image: Array, top_k: int) -> dict[str, Any]:
+    def _answer(self, image: Array, asked: Asked, top_k: int) -> dict[str, Any]:
         label = label_of(image)
         if _matches(label, self.crash_on):
             os.kill(os.getpid(), signal.SIGKILL)
@@ -69,6 +73,9 @@ class Fake:
             raise RuntimeError(f"told to fail on {label}")
         first = 0.5 + _digest(image)[-1] / 512
         probabilities = {label: first} | {other: (1 - first) * share for other, share in OTHERS}
+        if asked.outputs is not None:
+            found = {OUTPUT.name: np.array([list(probabilities.values())], np.float32)}
+            return raw_outputs.of_image(found, 0, asked.outputs, tuple(probabilities))
         predictions = [
             {"label": name, "index": index, "probability": probability}
             for index, (name, probability) in enumerate(probabilities.items())
@@ -105,6 +112,8 @@ def load(*, version: str, **parameters: str) -> Runtime:
         input=ImageInput(name="image", height=size, width=size, crop="squash"),
         max_batch_size=max_batch_size,
         options={"top_k": TOP_K},
+        outputs=(OUTPUT,),
+        platform="shoal_fake",
     )
     # Bytes that are not zero are pages of its own.
     return Fake(card, seconds_per_execution, seconds_per_image, crash_on, fail_on, hang_on, b"." * memory_bytes)

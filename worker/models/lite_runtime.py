@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from shoal.wire import ImageInput, ModelCard
-from worker.models import efficientnet_lite
+from worker.models import efficientnet_lite, networks
 from worker.models.efficientnet_lite import Output
 from worker.models.manifest import Input
 from worker.models.network_runtime import NetworkRuntime
@@ -47,5 +47,6 @@ def load(
         input=wanted.image(),
         max_batch_size=max_batch_size,
         options=dict(answering.options),
+        platform=networks.platform("keras", "tensorflow"),
     )
     return NetworkRuntime(card, network, wanted, answering)

@@ -88,6 +88,7 @@ class Hooks(_Table):
     """Functions of a Python file in the version's folder, written ``file.py:function``.
 
     ``before(images, asked) -> images`` sees the uint8 batch, ``after(answers, asked) -> answers`` the answers.
+    Neither sees ready-made arrays or the network's own outputs.
     """
 
     before: str = ""

@@ -49,6 +49,7 @@ def load(folder: Path, *, model: str, version: str, runtime: str = "") -> Networ
         options=dict(task.options),
         boxes=task.boxes,
         cacheable=wanted.cacheable,
+        platform=networks.platform(chosen, wanted.backend),
     )
     try:
         return NetworkRuntime(

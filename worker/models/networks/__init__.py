@@ -20,7 +20,7 @@ from worker.models.runtime import Array, DeviceLost, OutOfMemory
 if TYPE_CHECKING:
     from worker.models.manifest import Manifest
 
-__all__ = ["FORMATS", "Loaded", "Network", "NotLoadable", "Spec", "by_name", "format_of", "load"]
+__all__ = ["FORMATS", "Loaded", "Network", "NotLoadable", "Spec", "by_name", "format_of", "load", "platform"]
 
 FORMATS = {
     "keras": "worker.models.networks.keras_format",
@@ -30,6 +30,12 @@ FORMATS = {
     "python": "worker.models.networks.python_class",
 }
 
+_PLATFORMS = {
+    "savedmodel": "tensorflow_savedmodel",
+    "onnx": "onnx_onnxv1",
+    "torchscript": "pytorch_torchscript",
+    "python": "python_class",
+}
 _BY_ENDING = {
     ".keras": "keras",
     ".h5": "keras",
@@ -110,6 +116,11 @@ def format_of(artefact: Path) -> str:
     except KeyError:
         known = f"{', '.join(_BY_ENDING)}, a SavedModel's folder, or file.py:Class"
         raise NotLoadable(f"{artefact.name} is none of {known}: set runtime in the manifest") from None
+
+
+def platform(runtime: str, backend: str) -> str:
+    """What other servers call a format, ``PROJECT_FORMAT``; of Keras, what it runs on."""
+    return f"keras_{backend}" if runtime == "keras" else _PLATFORMS[runtime]
 
 
 def load(runtime: str, artefact: Path, manifest: Manifest) -> Network:

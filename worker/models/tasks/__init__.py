@@ -33,6 +33,10 @@ class Task(Protocol):
         """What a request may choose, by the name of its query parameter."""
 
     @property
+    def labels(self) -> Sequence[str]:
+        """The name of each class; none where there are no classes."""
+
+    @property
     def boxes(self) -> bool:
         """Whether its predictions have a ``box``, in pixels of the original picture."""
 

@@ -41,6 +41,10 @@ class Embedding:
         return {}
 
     @property
+    def labels(self) -> Sequence[str]:
+        return ()
+
+    @property
     def boxes(self) -> bool:
         return False
 

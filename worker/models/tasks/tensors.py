@@ -42,6 +42,10 @@ class Tensors:
         return {}
 
     @property
+    def labels(self) -> Sequence[str]:
+        return ()
+
+    @property
     def boxes(self) -> bool:
         return False
 

@@ -1,0 +1,120 @@
+"""What a gateway works out over a sliding window: from the workers' cumulative counts, and from its own refusals."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from shoal.errors import QueueFull
+from shoal.wire import LoadReport, Served
+
+WINDOW = 30.0
+"""Seconds that a rate is an average of."""
+
+_SAMPLE_EVERY = 1.0
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What one model version did on one worker lately.
+
+    ``busy`` is the share of the time, 0 to 1, of its processes, and ``seconds`` how long an answer took on average, 0
+    where there was none.
+    """
+
+    images_per_second: float = 0.0
+    busy: float = 0.0
+    seconds: float = 0.0
+
+
+class Throughput:
+    """The cumulative counts that one worker has reported within the window. All times are on that worker's clock."""
+
+    def __init__(self) -> None:
+        self._reports: deque[LoadReport] = deque()
+        self._latest: LoadReport | None = None
+
+    def __repr__(self) -> str:
+        return f"<Throughput of {len(self._reports)} reports>"
+
+    def add(self, report: LoadReport) -> None:
+        """Take a report, the latest; of many in a second the first stays. Another incarnation's counts begin anew."""
+        if self._latest and self._latest.incarnation != report.incarnation:
+            self._reports.clear()
+        self._latest = report
+        while self._reports and report.measured - self._reports[0].measured > WINDOW:
+            self._reports.popleft()
+        if not self._reports or report.measured - self._reports[-1].measured >= _SAMPLE_EVERY:
+            self._reports.append(report)
+
+    def rate(self, key: str) -> Rate:
+        """How fast a model version was. Counts that have begun anew within the window are counted from there."""
+        now = self._latest.models.get(key) if self._latest else None
+        first = next((report for report in self._reports if key in report.models), None)
+        if self._latest is None or now is None or first is None:
+            return Rate()
+        length, before = self._latest.measured - first.measured, first.models[key]
+        if length < _SAMPLE_EVERY:
+            return Rate()
+        images, busy = _since((now.images, now.busy), (before.images, before.busy))
+        answers, seconds = _since(_answers(self._latest, key), _answers(first, key))
+        return Rate(images / length, min(1.0, busy / (length * max(1, now.processes))), seconds / max(1, answers))
+
+
+def _answers(report: LoadReport, key: str) -> tuple[float, float]:
+    served = report.served.get(key, Served())
+    return served.answers, served.seconds
+
+
+def _since(now: tuple[float, float], before: tuple[float, float]) -> tuple[float, float]:
+    """What came on top of ``before``; all of it where the counting began anew."""
+    if now[0] < before[0] or now[1] < before[1]:
+        return now
+    return now[0] - before[0], now[1] - before[1]
+
+
+class Refusals:
+    """The requests that this gateway refused for want of room, by model."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._began = clock()
+        self._counted: deque[tuple[float, dict[str, int]]] = deque()
+
+    def __repr__(self) -> str:
+        return f"<Refusals of {len(self._counted)} seconds>"
+
+    def add(self, model: str) -> None:
+        now = self._clock()
+        self._forget(now)
+        if not self._counted or now - self._counted[-1][0] >= _SAMPLE_EVERY:
+            self._counted.append((now, {}))
+        counts = self._counted[-1][1]
+        counts[model] = counts.get(model, 0) + 1
+
+    @contextmanager
+    def noted(self, model: str) -> Iterator[None]:
+        """Whatever is refused meanwhile is a request for ``model``."""
+        try:
+            yield
+        except QueueFull:
+            self.add(model)
+            raise
+
+    def per_second(self) -> dict[str, float]:
+        """Of each model that was refused within the window."""
+        now = self._clock()
+        self._forget(now)
+        seconds = min(WINDOW, max(_SAMPLE_EVERY, now - self._began))
+        totals: dict[str, int] = {}
+        for _, counts in self._counted:
+            for model, count in counts.items():
+                totals[model] = totals.get(model, 0) + count
+        return {model: total / seconds for model, total in totals.items()}
+
+    def _forget(self, now: float) -> None:
+        while self._counted and now - self._counted[0][0] > WINDOW:
+            self._counted.popleft()
