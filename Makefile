@@ -52,7 +52,7 @@ mutants: $(VENV)/dev  ## take promises out of the code and see that a test notic
 	PATH="$$(dirname "$$REDIS_BIN"):$$PATH" $(BIN)/python -m tests.mutants
 
 site: $(VENV)/site  ## the documentation, as pages in build/site
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "read it with: $(BIN)/python -m http.server --bind 127.0.0.1 --directory build/site"
 
 reference: $(VENV)/cluster  ## write docs/reference again, out of the code

@@ -7,10 +7,11 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from shoal import openapi
-from shoal.descriptions import LIVE, OPENAPI, SCHEMES, SWITCH, TIMEOUT, native, open_inference, tensorflow_serving
+from shoal.descriptions import LIVE, OPENAPI, SCHEMES, SWITCH, TIMEOUT, jobs, native, open_inference, tensorflow_serving
 from shoal.documents import Drained, Lookup, OneWorker, Ready, ScaleSignal, Status
 from shoal.errors import (
     BadGateway,
+    DeadlineExceeded,
     Draining,
     InvalidKey,
     InvalidOption,
@@ -114,6 +115,7 @@ OPERATIONS: tuple[Operation, ...] = (
         errors=(*_UNAUTHORIZED, TooManyListeners, Draining),
         credentials=_KEY,
     ),
+    *jobs.operations((TIMEOUT,), (*_UNAUTHORIZED, InvalidOption, BadGateway, DeadlineExceeded), _KEY),
     Operation(
         "GET",
         "/v1/scale-signal",

@@ -27,6 +27,55 @@ class Mutant:
 
 MUTANTS = (
     Mutant(
+        "nobody who dies takes a job along that was promised by a 202",
+        "worker/job_requests.py",
+        "replace(offer, front=id, job",
+        "replace(offer, job",
+        "tests/test_jobs.py::test_a_front_that_dies_leaves_its_jobs",
+    ),
+    Mutant(
+        "a webhook that is delivered is not sent again",
+        "worker/queue_scripts/job_attempted.lua",
+        "return redis.call('ZREM', DUE, id)\n",
+        "return 0\n",
+        "tests/test_jobs.py::test_a_webhook_that_fails_twice_gets_the_result_once",
+    ),
+    Mutant(
+        "what comes after the end of a job changes nothing",
+        "worker/queue_scripts/records.lua",
+        "  if redis.call('HGET', key, 'status') ~= 'queued' then return end\n",
+        "",
+        "tests/test_jobs.py::test_an_answer_that_comes_after_its_job_was_cancelled_is_dropped",
+    ),
+    Mutant(
+        "webhooks go to no private address",
+        "worker/webhooks.py",
+        '            await self.addresses.resolve(url.raw_host or "")\n',
+        "            return\n",
+        "tests/test_jobs.py::test_where_webhooks_may_go",
+    ),
+    Mutant(
+        "a load that only jitters moves the suggested number of workers one way at most",
+        "gateway/scaling.py",
+        "return max(1, min(max(before, lowest), highest))",
+        "return max(1, math.ceil(need))",
+        "tests/test_scaling.py::test_a_load_that_only_jitters_moves_the_suggestion_one_way",
+    ),
+    Mutant(
+        "a gateway that has just started suggests as many workers as there are",
+        "gateway/scaling.py",
+        "highest = max(highest, before)",
+        "pass",
+        "tests/test_scaling.py::test_a_gateway_that_has_just_started_suggests_who_is_there",
+    ),
+    Mutant(
+        "numbers go to the network's own input where they fit it",
+        "worker/dialects/tensorflow_serving.py",
+        'return "uint8" if row == image and not fits else own.dtype',
+        'return "uint8" if row == image else own.dtype',
+        "tests/test_tensorflow_serving.py::test_what_numbers_are_taken_for",
+    ),
+    Mutant(
         "a timeout in a body only shortens the deadline",
         "worker/dialects/open_inference.py",
         "min(deadline, started + read.timeout / _MICROSECONDS)",

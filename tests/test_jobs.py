@@ -21,14 +21,16 @@ from standardwebhooks import Webhook
 from shoal import cli, service
 from shoal.metrics import CourierMetrics
 from shoal.settings import InvalidSettings, WorkerSettings
-from shoal.wire import Reply
+from shoal.wire import Job, Reply
 from tests.clusters import eventually_async
 from tests.nodes import Node, fake, node
 from tests.photos import fake_label, photo
 from tests.redis_servers import KINDS, RedisServer
+from tests.test_gateway import both, door
 from tests.webhook_receivers import SECRET, Receiver, receiver
 from worker.courier import Courier, outcome
-from worker.job_records import JobRecords, name_of
+from worker.job_records import Head, JobRecords, Terms, name_of
+from worker.jobs import Offer
 from worker.queue import Queue
 from worker.webhooks import InvalidSecret, Sender, secrets_in, signature
 
@@ -192,6 +194,13 @@ async def test_a_bad_wish_is_refused(
         assert await on.queue.depth(KEY) == 0
 
 
+@pytest.mark.parametrize("path", ["/v2/models/fake/infer", "/v1/models/fake:predict"])
+async def test_other_dialects_answer_at_once_only(server: RedisServer, path: str) -> None:
+    async with node(server, fake()) as on:
+        status, _, headers = await on.post(path, json={}, headers=ASYNC)
+        assert (status, headers["Shoal-Code"]) == (400, "invalid_option")
+
+
 @pytest.mark.parametrize(
     ("prefer", "status"),
     [
@@ -261,6 +270,38 @@ async def test_ids_cannot_be_guessed(server: RedisServer) -> None:
         names = {name_of((await submit(on, 1))["id"]) for _ in range(20)}
         assert len(names) == 20
         assert all(len(name) == 32 for name in names)
+
+
+async def test_a_job_that_is_sent_twice_is_one(server: RedisServer) -> None:
+    id = "i." + "a" * 32
+    head = Head(id=id, model=KEY, images=("1",), about={}, stages={})
+    job = Job(id="1", inputs={}, waiters=[], submitted=time.monotonic(), remaining_ms=9000, request_id="", record=id)
+    offer = Offer("1", id, "", time.monotonic() + 9, job=job)
+    async with Queue.connect(str(server.socket)) as queue, JobRecords.connect(str(server.socket)) as records:
+        for depth in (1, -1):
+            accepted = await records.accept(head, [offer], Terms(9, 9999, 9), capacity=9, capacity_bytes=9999)
+            assert accepted == depth
+        assert await queue.depth(KEY) == 1
+
+
+async def test_a_gateway_that_asks_two_workers_says_one_id_and_the_clients_own_deadline(tmp_path: Path) -> None:
+    refusing, busy = both("a"), both("b", depth=900)
+    refusing.refuses = 503
+    async with door(tmp_path, refusing, busy) as d:
+        for _ in range(2):
+            answer = await d.predict(
+                Prefer="respond-async",
+                Shoal_Job="f" * 32,
+                Shoal_Timeout_Ms="900000",
+                Shoal_Webhook="https://hooks.example/",
+            )
+            assert answer.status == 200
+        assert (await d.predict(Prefer="respond-async")).status == 200
+    said = [[(u.headers["Shoal-Job"], u.headers.get("Shoal-Timeout-Ms")) for u in w.uploads] for w in (refusing, busy)]
+    assert said[0] == said[1]
+    assert [timeout for _, timeout in said[0]] == ["900000", "900000", None]
+    assert len({name for name, _ in said[0]} - {"f" * 32}) == 3
+    assert busy.uploads[0].headers["Shoal-Webhook"] == "https://hooks.example/"
 
 
 # Cancelling, deadlines, lifetimes

@@ -32,6 +32,7 @@ from tests.openapi_oracle import Images, Oracle, Sent
 from tests.photos import photo
 from worker.front import Front
 from worker.front_orders import Orders
+from worker.job_requests import JobRequests
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = {"gateway": gateway.description.document(), "worker": worker.description.document()}
@@ -44,9 +45,9 @@ CHECKS = (
     "unsupported_method",
     "exact_code",
 )
-EXAMPLES = {"gateway": 100, "worker": 100}
+EXAMPLES = {"gateway": 30, "worker": 30}
 """Cases of each operation that are drawn at random, beside those at its bounds."""
-FEWEST = {"gateway": 2500, "worker": 1000}
+FEWEST = {"gateway": 2000, "worker": 1500}
 URL_HOSTS = "url_hosts=pictures.example"
 PAGE = "/page/"
 """The files of the web page, which nobody else asks for."""
@@ -62,7 +63,7 @@ def _apps() -> dict[str, web.Application]:
     orders = Orders("f", "w", "i", None, "", [], [], "", LIMITS, "error")
     return {
         "gateway": _made(Gateway).public_app(),
-        "worker": _made(Front, orders=orders).public_app(),
+        "worker": _made(Front, orders=orders, jobs=_made(JobRequests)).public_app(),
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from shoal import openapi
-from shoal.descriptions import LIVE, OPENAPI, SCHEMES, native, open_inference, tensorflow_serving
+from shoal.descriptions import LIVE, OPENAPI, SCHEMES, jobs, native, open_inference, tensorflow_serving
 from shoal.errors import ExpiredTicket, InvalidTicket, MissingTicket, SpentTicket, UnknownLabel, WrongWorker
 from shoal.openapi import TEXT, Answer, Operation
 
@@ -16,6 +16,7 @@ _UNAUTHORIZED = (MissingTicket, InvalidTicket, ExpiredTicket, SpentTicket)
 
 OPERATIONS: tuple[Operation, ...] = (
     *native.predictions((native.MODEL, native.VERSION), _UNAUTHORIZED, _TICKET),
+    *jobs.operations((), (), ()),
     LIVE,
     *tensorflow_serving.operations((), (*_UNAUTHORIZED, UnknownLabel), (*_UNAUTHORIZED, WrongWorker), _TICKET),
     *open_inference.operations((), _UNAUTHORIZED, (*_UNAUTHORIZED, WrongWorker), _TICKET),

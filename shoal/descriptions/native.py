@@ -7,11 +7,12 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from shoal.descriptions import SWITCH, TIMEOUT
+from shoal.descriptions import SWITCH, TIMEOUT, jobs
 from shoal.documents import ManyPredicted, Pair, PictureUrl, PictureUrls, Predicted
 from shoal.errors import (
     BodyTooLarge,
     DeadlineExceeded,
+    Draining,
     EmptyBody,
     FetchFailed,
     FetchTimeout,
@@ -19,6 +20,7 @@ from shoal.errors import (
     InvalidOption,
     InvalidRequest,
     InvalidUrl,
+    JobsDisabled,
     MissingImage,
     ModelCrashed,
     ModelFailed,
@@ -116,9 +118,9 @@ def predictions(
             "POST",
             "/predict",
             "What the model says of an image",
-            answers={200: whole, **(answers or {})},
-            parameters=(*parameters, *_OPTIONS, _RENDER),
-            **common,
+            answers={200: whole, 202: jobs.ACCEPTED, **(answers or {})},
+            parameters=(*parameters, *_OPTIONS, _RENDER, *jobs.ASKING),
+            **(common | {"errors": (*common["errors"], JobsDisabled, Draining)}),
         ),
         Operation(
             "POST",
