@@ -124,8 +124,8 @@ def _ask_later(case: Any) -> None:
         case.headers.pop("Shoal-Webhook", None)
         if _is_one_of(3, case.body):
             case.headers["Prefer"] = "respond-async"
-    if case.path.startswith("/jobs/") and JOBS and not _is_one_of(4, case.path_parameters):
-        case.path_parameters["id"] = max(JOBS)
+    if case.path.startswith("/jobs/") and JOBS:
+        case.path_parameters["id"] = max(JOBS) if COUNTED.total() % 4 else f"{max(JOBS)}x"
 
 
 def _fit_length(case: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,12 @@ from urllib.parse import urlsplit
 
 import pytest
 import requests
-from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support import expected_conditions
 from selenium.webdriver.support.ui import WebDriverWait
 
+from tests.browsers import chromium
 from tests.clusters import Cluster
-from tests.needs import need
 
 pytestmark = pytest.mark.cluster
 SECONDS = 60
@@ -25,23 +23,12 @@ OF_THE_BROWSER = ("chrome:", "chrome-untrusted:", "data:")
 
 
 @pytest.fixture
-def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    need(chromium and driver, "chromium and chromium-driver")
-    assert chromium is not None
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", f"--user-data-dir={tmp_path}"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=driver))
-    try:
-        yield opened
-    finally:
-        opened.quit()
+def browser(tmp_path: Path) -> Iterator[Any]:
+    with chromium(tmp_path) as opened:
+        yield opened.driver
 
 
-def test_the_page_shows_every_operation_and_tries_one(cluster: Cluster, browser: webdriver.Chrome) -> None:
+def test_the_page_shows_every_operation_and_tries_one(cluster: Cluster, browser: Any) -> None:
     document = requests.get(f"{cluster.gateway}/openapi.json", timeout=10).json()
     wait = WebDriverWait(browser, SECONDS)
     browser.get(f"{cluster.gateway}/docs")
@@ -62,12 +49,12 @@ def test_the_page_shows_every_operation_and_tries_one(cluster: Cluster, browser:
     assert _log(browser, "browser") == []
 
 
-def _log(browser: webdriver.Chrome, kind: str) -> list[dict[str, Any]]:
-    entries: list[dict[str, Any]] = browser.get_log(kind)  # type: ignore[no-untyped-call]
+def _log(browser: Any, kind: str) -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = browser.get_log(kind)
     return entries
 
 
-def _requests(browser: webdriver.Chrome) -> Iterator[str]:
+def _requests(browser: Any) -> Iterator[str]:
     for entry in _log(browser, "performance"):
         message = json.loads(entry["message"])["message"]
         if message["method"] == "Network.requestWillBeSent":
