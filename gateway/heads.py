@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 
 from aiohttp import web
 
@@ -11,6 +12,7 @@ from shoal.errors import InvalidOption
 
 _OWN = ("model", "version", "label", "key", "priority", "exclude", "n", "format", "redirect", "ticket", "digest")
 _LONGEST_KEY = 256
+_JOB = web.RequestKey("job", str)
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -38,18 +40,18 @@ def version_of(request: web.Request) -> tuple[str | None, str | None]:
 
 def key_of(request: web.Request) -> str:
     """What decides the version in a split: the caller's key, or else the request's id. Raises ``InvalidOption``."""
-    key = request.query.get("key") or request.headers.get(http.KEY) or logs.request_id.get()
-    if len(key) > _LONGEST_KEY:
+    said = request.query.get("key", ""), request.headers.get(http.KEY, "")
+    if max(map(len, said)) > _LONGEST_KEY:
         raise InvalidOption(f"A key has at most {_LONGEST_KEY} characters.")
-    return key
+    return said[0] or said[1] or logs.request_id.get()
 
 
 def digest_of(request: web.Request) -> str:
     """The sha256 of the image that will be uploaded, if the caller says it. Raises ``InvalidOption``."""
-    digest = request.query.get("digest", "").lower()
-    if digest and not _DIGEST.fullmatch(digest):
+    digest = request.query.get("digest")
+    if digest is not None and not _DIGEST.fullmatch(digest.lower()):
         raise InvalidOption("digest is the SHA-256 of the image: 64 hexadecimal digits.")
-    return digest
+    return (digest or "").lower()
 
 
 def excluded(request: web.Request) -> frozenset[str]:
@@ -61,6 +63,18 @@ def uploads(request: web.Request, *, most: int) -> int:
     """How many workers have seen this request already, as the SDK counts when it falls back to us."""
     text = request.headers.get(http.UPLOADS, "0")
     return int(text) if text in ("0", "1") else most - 1
+
+
+def of_job(request: web.Request, remaining_ms: int) -> dict[str, str]:
+    """What a worker is told of the time that it has, and of the id of an asynchronous job, which is one at all workers.
+
+    Raises ``InvalidOption``.
+    """
+    if not http.prefers_async(request):
+        return {http.TIMEOUT_MS: str(remaining_ms)}
+    name = request.setdefault(_JOB, secrets.token_hex(16))
+    said = request.headers.get(http.TIMEOUT_MS)
+    return {http.JOB: name} | ({} if said is None else {http.TIMEOUT_MS: said})
 
 
 def wants_text(request: web.Request) -> bool:

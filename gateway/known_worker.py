@@ -18,9 +18,10 @@ import msgspec
 
 from discovery import Member
 from gateway.throughput import Rate, Throughput
+from shoal.documents import WorkerState
 from shoal.wire import LoadReport, ModelLoad, Priority
 
-STATES = ("ready", "draining", "ejected", "silent", "unreachable")
+STATES: tuple[WorkerState, ...] = ("ready", "draining", "ejected", "silent", "unreachable")
 
 _FRESH_SECONDS = 2.0
 _ON_THE_WAY_SECONDS = 2.0
@@ -57,7 +58,7 @@ class Worker:
         return self.member.public_url or (self.report.public_url if self.report else None)
 
     @property
-    def state(self) -> str:
+    def state(self) -> WorkerState:
         now = time.monotonic()
         if not self._reachable:
             return "unreachable"
@@ -91,6 +92,11 @@ class Worker:
 
     def load(self, key: str) -> ModelLoad | None:
         return self.report.models.get(key) if self.report else None
+
+    @property
+    def measured_seconds(self) -> float:
+        """How long its rates are averages of."""
+        return self._throughput.seconds
 
     def rate(self, key: str) -> Rate:
         """How fast it was with a model version lately."""

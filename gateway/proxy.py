@@ -60,9 +60,9 @@ class Proxy:
         """POST ``body``. Raises ``NotSent`` or ``Broken``, and ``TimeoutError`` at ``deadline`` (monotonic)."""
         return await self._exchange("POST", url, body, headers, deadline)
 
-    async def ask(self, url: str, headers: Mapping[str, str], *, deadline: float) -> Answer:
-        """GET. Raises as ``send``."""
-        return await self._exchange("GET", url, None, headers, deadline)
+    async def ask(self, url: str, headers: Mapping[str, str], *, deadline: float, method: str = "GET") -> Answer:
+        """A request without a body. Raises as ``send``."""
+        return await self._exchange(method, url, None, headers, deadline)
 
     async def _exchange(
         self, method: str, url: str, body: Body | None, headers: Mapping[str, str], deadline: float

@@ -22,6 +22,9 @@ from shoal.wire import Option
 TOLERANCE = 0.1
 """The share by which the need may pass a whole number of workers before the suggestion follows."""
 
+LEAST_MEASURED = 10.0
+"""Seconds that a load must have been measured before fewer workers are suggested."""
+
 TARGET = 0.7
 """How busy a worker is to be, unless the autoscaler says otherwise."""
 
@@ -35,7 +38,8 @@ class Load:
     """The load of one model, or of all, on the workers that are ready for it.
 
     ``busy``, ``refused`` and ``waiting`` are in workers: how many are kept busy, how many what was refused would have
-    kept busy, and how many would work off what waits in the length of the window.
+    kept busy, and how many would work off what waits in the length of the window. ``measured`` is the seconds that the
+    rates are averages of, so far.
     """
 
     workers: int = 0
@@ -46,6 +50,7 @@ class Load:
     queue_depth: int = 0
     expected_wait: float = 0.0
     refusals_per_second: float = 0.0
+    measured: float = WINDOW
 
     @property
     def utilisation(self) -> float:
@@ -56,14 +61,17 @@ class Load:
         return (self.busy + self.refused + self.waiting) / target
 
 
-def desired(need: float, before: int) -> int:
+def desired(need: float, before: int, measured: float = WINDOW) -> int:
     """The number of workers for a ``need``, where ``before`` were suggested: as few changes as the need allows.
 
     It rises when the need passes what was suggested by a tenth, and falls when a tenth more would still be met. So
-    between two neighbours it goes up and down again only when the load has changed by more than a fifth.
+    between two neighbours it goes up and down again only when the load has changed by more than a fifth. What was
+    ``measured`` for a few seconds only takes nobody away: a gateway that has just started knows of no load.
     """
     lowest = math.ceil(round(need / (1 + TOLERANCE), 6))
     highest = math.ceil(round(need * (1 + TOLERANCE), 6))
+    if measured < LEAST_MEASURED:
+        highest = max(highest, before)
     return max(1, min(max(before, lowest), highest))
 
 
@@ -94,7 +102,7 @@ class ScaleSignal:
     def _said(self, model: str, load: Load, target: float) -> dict[str, Any]:
         name, need = (model, target), load.need(target)
         before = self._before.get(name, load.workers)
-        now = self._before[name] = desired(need, before)
+        now = self._before[name] = desired(need, before, load.measured)
         return {
             "workers": load.workers,
             "desired": now,
@@ -121,10 +129,12 @@ def _reasons(load: Load, need: float, target: float, before: int, now: int) -> l
     if load.waiting >= _WORTH_SAYING:
         said.append(f"what waits would keep {load.waiting:.2f} more busy for {WINDOW:g} s")
     said.append(f"at {target:.0%} each that needs {need:.2f} workers")
-    if now != max(1, math.ceil(round(need, 6))):
+    if now != max(1, math.ceil(round(need, 6))) and load.measured >= LEAST_MEASURED:
         said.append(f"{now} is near enough to that, and nearer to the {before} before")
     if not load.workers:
         said.append("no worker is ready")
+    elif load.measured < LEAST_MEASURED:
+        said.append(f"measured for {load.measured:.0f} s only, so nobody is taken away")
     return said
 
 
@@ -140,6 +150,7 @@ def _total(ready: list[Worker], loads: Iterable[Load]) -> Load:
         queue_depth=sum(load.queue_depth for load in every),
         expected_wait=max((load.expected_wait for load in every), default=0.0),
         refusals_per_second=sum(load.refusals_per_second for load in every),
+        measured=_measured(ready),
     )
 
 
@@ -155,11 +166,20 @@ def _load_of(ready: list[Worker], model: str, refusals: float) -> Load:
         waiting=sum(load.queue_depth * load.seconds_per_image for load in loads) / WINDOW,
         images_per_second=sum(worker.rate(key).images_per_second for worker, keys in serving.items() for key in keys),
         queue_depth=sum(load.queue_depth for load in loads),
-        expected_wait=min(
-            (w.expected_wait(key, "interactive") for w, keys in serving.items() for key in keys), default=0.0
-        ),
+        expected_wait=min((_wait(worker, keys) for worker, keys in serving.items()), default=0.0),
         refusals_per_second=refusals,
+        measured=_measured(serving),
     )
+
+
+def _wait(worker: Worker, keys: Iterable[str]) -> float:
+    """For the version that waits longest: one that has no traffic says nothing."""
+    return max(worker.expected_wait(key, "interactive") for key in keys)
+
+
+def _measured(workers: Iterable[Worker]) -> float:
+    """Of the one that is known longest: others have joined it since."""
+    return max((worker.measured_seconds for worker in workers), default=0.0)
 
 
 def _busy(worker: Worker, keys: Iterable[str]) -> float:

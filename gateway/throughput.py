@@ -50,6 +50,11 @@ class Throughput:
         if not self._reports or report.measured - self._reports[-1].measured >= _SAMPLE_EVERY:
             self._reports.append(report)
 
+    @property
+    def seconds(self) -> float:
+        """How long the worker has been measured, the window at the most."""
+        return self._latest.measured - self._reports[0].measured if self._latest and self._reports else 0.0
+
     def rate(self, key: str) -> Rate:
         """How fast a model version was. Counts that have begun anew within the window are counted from there."""
         now = self._latest.models.get(key) if self._latest else None

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from shoal import operations, top
+from shoal import key_commands, operations, top
 from shoal.answers import Answer, Outcome
 from shoal.client import AsyncClient, Mode
 from shoal.errors import ShoalError
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _become("worker.repository", arguments[arguments[0] == "models" :], extra="worker")
     if arguments[:1] == ["settings"] and arguments[1:2] and arguments[1] in _SERVICES:
         return _settings(arguments[1], arguments[2:])
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
         return command(options)
@@ -44,14 +44,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="shoal", description="Image inference on a cluster of your own machines.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+def parser() -> argparse.ArgumentParser:
+    """What ``shoal`` understands."""
+    tool = argparse.ArgumentParser(prog="shoal", description="Image inference on a cluster of your own machines.")
+    commands = tool.add_subparsers(required=True, metavar="COMMAND")
 
     up = commands.add_parser("up", help="start a whole cluster on this machine, until SIGTERM or Ctrl-C")
     up.add_argument("--json", action="store_true", help="print one line of JSON when the cluster is ready")
-    up.add_argument("--workers", type=int, default=2, metavar="N")
-    up.add_argument("--gateways", type=int, default=1, metavar="N")
+    up.add_argument("--workers", type=int, default=2, metavar="N", help="how many")
+    up.add_argument("--gateways", type=int, default=1, metavar="N", help="how many")
     up.add_argument(
         "--model", action="append", metavar="NAME", help="a model to serve; repeat it; 'none': as published"
     )
@@ -76,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     way = predict.add_mutually_exclusive_group()
     way.add_argument("--direct", dest="mode", action="store_const", const="direct", help="upload to a worker (default)")
     way.add_argument("--proxy", dest="mode", action="store_const", const="proxy", help="send through the gateway")
-    predict.add_argument("--model", metavar="NAME")
+    predict.add_argument("--model", metavar="NAME", help="default: the cluster's first")
     which = predict.add_mutually_exclusive_group()
     which.add_argument("--version", metavar="N", help="a version of the model")
     which.add_argument("--label", metavar="NAME", help="a label of a version, such as stable")
@@ -100,28 +101,13 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("models", help="publish models, and say which version serves whom ('shoal models --help')")
     commands.add_parser("serve", help="serve a model's file on this machine ('shoal serve --help')")
     operations.add_commands(commands)
-
-    keys = commands.add_parser("keys", help="make and remove API keys and ticket keys")
-    verbs = keys.add_subparsers(required=True, metavar="VERB")
-    add = verbs.add_parser("add", help="add an API key and print it, once")
-    add.add_argument("name")
-    add.add_argument("--file", type=Path, required=True, help="the gateways' api_keys file")
-    add.add_argument("--admin", action="store_true", help="it may also drain workers")
-    add.set_defaults(command=_keys_add)
-    remove = verbs.add_parser("remove", help="take an API key back; gateways follow within a second")
-    remove.add_argument("name")
-    remove.add_argument("--file", type=Path, required=True)
-    remove.set_defaults(command=_keys_remove)
-    tickets = verbs.add_parser("tickets", help="make a key that signs tickets")
-    tickets.add_argument("--private", type=Path, required=True, help="for the gateways; kept secret")
-    tickets.add_argument("--public", type=Path, required=True, help="for the workers; new keys are added to it")
-    tickets.set_defaults(command=_keys_tickets)
+    key_commands.add_commands(commands)
 
     settings = commands.add_parser("settings", help="print the effective settings of a service")
     settings.add_argument("service", choices=_SERVICES)
     for service in _SERVICES:
         commands.add_parser(service, help=f"run one {service} ('shoal {service} --help' lists its settings)")
-    return parser
+    return tool
 
 
 def _client_options(parser: argparse.ArgumentParser) -> None:
@@ -326,40 +312,6 @@ def _summary(answer: Answer) -> str:
     if isinstance(outputs, dict):
         return ", ".join(f"{name} {output['dtype']} {output['shape']}" for name, output in outputs.items())
     return "answered"
-
-
-def _keys_add(options: argparse.Namespace) -> int:
-    from shoal import keys
-
-    try:
-        key = keys.add(options.file, options.name, is_admin=options.admin)
-    except ValueError as error:
-        return _complain(str(error))
-    sys.stdout.write(key + "\n")
-    return 0
-
-
-def _keys_remove(options: argparse.Namespace) -> int:
-    from shoal import keys
-
-    try:
-        keys.remove(options.file, options.name)
-    except ValueError as error:
-        return _complain(str(error))
-    return 0
-
-
-def _keys_tickets(options: argparse.Namespace) -> int:
-    if problem := _missing("gateway", "jwt"):
-        return _complain(problem)
-    from shoal import tickets
-
-    try:
-        kid = tickets.generate(options.private, options.public)
-    except (ValueError, KeyError) as error:
-        return _complain(f"{options.public} is not a set of ticket keys: {error}")
-    sys.stdout.write(f"{kid}\n")
-    return 0
 
 
 if __name__ == "__main__":

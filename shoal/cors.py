@@ -9,10 +9,16 @@ from aiohttp import hdrs, web
 from shoal import http
 from shoal.http import Handler
 
-_ANSWERS = ("Retry-After", "Server-Timing", http.REQUEST_ID, "Shoal-Code", http.CACHE, http.UPLOADS, *http.PROVENANCE)
-_REQUESTS = ("Authorization", "Content-Type", "X-API-Key", http.REQUEST_ID, http.TIMEOUT_MS, http.UPLOADS, http.KEY)
+_ANSWERS = (
+    *("Retry-After", "Server-Timing", "Location", "Preference-Applied", "Shoal-Code"),
+    *(http.REQUEST_ID, http.CACHE, http.UPLOADS, *http.PROVENANCE),
+)
+_REQUESTS = (
+    *("Authorization", "Content-Type", "X-API-Key", http.PREFER, http.WEBHOOK),
+    *(http.REQUEST_ID, http.TIMEOUT_MS, http.UPLOADS, http.KEY),
+)
 _PREFLIGHT = {
-    hdrs.ACCESS_CONTROL_ALLOW_METHODS: "GET, POST",
+    hdrs.ACCESS_CONTROL_ALLOW_METHODS: "GET, POST, DELETE",
     hdrs.ACCESS_CONTROL_ALLOW_HEADERS: ", ".join(_REQUESTS),
     hdrs.ACCESS_CONTROL_MAX_AGE: "7200",
 }

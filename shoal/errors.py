@@ -17,14 +17,17 @@
     │   ├── ExpiredTicket            401 expired_ticket      retryable
     │   └── SpentTicket              401 spent_ticket        retryable
     ├── NotAllowed                   403 not_allowed
+    ├── JobsDisabled                 403 jobs_disabled
     ├── UrlDisabled                  403 url_disabled
     ├── UrlNotAllowed                403 url_not_allowed
     ├── UnknownPath                  404 unknown_path
     ├── UnknownModel                 404 unknown_model
     │   └── UnknownLabel             404 unknown_label
     ├── UnknownWorker                404 unknown_worker
+    ├── UnknownJob                   404 unknown_job
     ├── MethodNotAllowed             405 method_not_allowed
     ├── UploadTimeout                408 upload_timeout
+    ├── JobCancelled                 410 job_cancelled
     ├── BodyTooLarge                 413 body_too_large
     ├── UnsupportedImage             415 unsupported_image
     ├── WrongWorker                  421 wrong_worker        retryable
@@ -70,6 +73,8 @@ __all__ = [
     "InvalidRequest",
     "InvalidTicket",
     "InvalidUrl",
+    "JobCancelled",
+    "JobsDisabled",
     "MethodNotAllowed",
     "MissingImage",
     "MissingKey",
@@ -87,6 +92,7 @@ __all__ = [
     "TooManyPixels",
     "Unauthorized",
     "Unavailable",
+    "UnknownJob",
     "UnknownLabel",
     "UnknownModel",
     "UnknownPath",
@@ -97,6 +103,7 @@ __all__ = [
     "UrlNotAllowed",
     "WrongTask",
     "WrongWorker",
+    "every",
     "from_body",
     "from_code",
 ]
@@ -210,6 +217,11 @@ class NotAllowed(ShoalError):
     summary = "Only an admin key may do this: make one with 'shoal keys add NAME --admin'."
 
 
+class JobsDisabled(ShoalError):
+    status, code = 403, "jobs_disabled"
+    summary = "No jobs are kept here: ask without 'Prefer: respond-async'."
+
+
 class UrlDisabled(ShoalError):
     status, code = 403, "url_disabled"
     summary = "Pictures are not fetched here: send the image itself."
@@ -240,6 +252,11 @@ class UnknownWorker(ShoalError):
     summary = "There is no worker of this incarnation; it may have ended."
 
 
+class UnknownJob(ShoalError):
+    status, code = 404, "unknown_job"
+    summary = "There is no such job, or not any more."
+
+
 class MethodNotAllowed(ShoalError):
     status, code = 405, "method_not_allowed"
     summary = "This path does not take this method."
@@ -248,6 +265,11 @@ class MethodNotAllowed(ShoalError):
 class UploadTimeout(ShoalError):
     status, code = 408, "upload_timeout"
     summary = "The body did not arrive in time."
+
+
+class JobCancelled(ShoalError):
+    status, code = 410, "job_cancelled"
+    summary = "The job was cancelled, so it has no result."
 
 
 class BodyTooLarge(ShoalError):
@@ -347,15 +369,16 @@ class ConnectionFailed(ShoalError):
     summary = "The connection failed before an answer came."
 
 
-def _tree(root: type[ShoalError]) -> Iterator[type[ShoalError]]:
+def every(root: type[ShoalError] = ShoalError) -> Iterator[type[ShoalError]]:
+    """Every class of the tree, parents first."""
     yield root
     for child in root.__subclasses__():
-        yield from _tree(child)
+        yield from every(child)
 
 
 def from_code(code: str, message: str, **kwargs: Any) -> ShoalError:
     """The error of that ``code``; an unknown code (a newer server's) becomes a plain ``ShoalError``."""
-    for cls in _tree(ShoalError):
+    for cls in every():
         if cls.code == code:
             return cls(message, **kwargs)
     return ShoalError(f"{code}: {message}", **kwargs)

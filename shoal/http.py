@@ -9,9 +9,11 @@ import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from functools import cache
 from http import HTTPStatus
 from typing import Any, TypeVar
 
+import msgspec
 from aiohttp import BodyPartReader, web
 from aiohttp.http_exceptions import BadHttpMessage
 
@@ -42,6 +44,10 @@ UPLOADS = "Shoal-Uploads"
 GATEWAY = "Shoal-Gateway"
 KEY = "Shoal-Key"
 CACHE = "Shoal-Cache"
+PREFER = "Prefer"
+WEBHOOK = "Shoal-Webhook"
+JOB = "Shoal-Job"
+"""The random part of an asynchronous job's id, as a gateway says it: the same at each worker that it tries."""
 JSON_LENGTH = "Inference-Header-Content-Length"
 """Of the Open Inference Protocol: how many bytes of a body are JSON; raw tensors follow."""
 PROVENANCE = ("Shoal-Model", "Shoal-Version", "Shoal-Worker")
@@ -61,11 +67,23 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def dumps(document: object) -> str:
+    if isinstance(document, msgspec.Struct):
+        return msgspec.json.encode(document).decode()
     return json.dumps(document, separators=(",", ":"), ensure_ascii=False)
 
 
 def json_response(document: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     return web.Response(text=dumps(document), status=status, headers=headers, content_type="application/json")
+
+
+def document_of(make: Callable[[], object]) -> Handler:
+    """A handler that answers with the same JSON document each time, made at the first."""
+    text = cache(lambda: dumps(make()))
+
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(text=text(), content_type="application/json")
+
+    return answer
 
 
 def error_response(error: ShoalError, request_id: str, path: str = "") -> web.Response:
@@ -153,6 +171,7 @@ def _note(tracer: Tracer, request: web.Request, path: str, status: int, code: st
 
 
 async def _answer(request: web.Request, handler: Handler, request_id: str) -> web.StreamResponse:
+    allow = ""
     try:
         return await handler(request)
     except ShoalError as error:
@@ -161,6 +180,7 @@ async def _answer(request: web.Request, handler: Handler, request_id: str) -> we
         if error.status < HTTPStatus.BAD_REQUEST:
             raise
         failure = _translate(error)
+        allow = error.headers.get("Allow", "")
     except (BadHttpMessage, web.RequestPayloadError) as error:
         failure = InvalidRequest(f"The body is malformed: {type(error).__name__}.")
     except Exception:
@@ -168,6 +188,8 @@ async def _answer(request: web.Request, handler: Handler, request_id: str) -> we
         failure = ShoalError()
     response = error_response(failure, request_id, request.path)
     response.headers["Shoal-Code"] = failure.code
+    if allow:
+        response.headers["Allow"] = allow
     if not request.content.is_eof():
         response.force_close()
     return response
@@ -237,6 +259,22 @@ def prefers(request: web.Request, content_type: str) -> bool:
         if quality > best:
             best, chosen = quality, kind
     return chosen == content_type
+
+
+def prefers_async(request: web.Request) -> bool:
+    """Whether ``Prefer`` (RFC 7240) has ``respond-async``; others may be left out. Raises ``InvalidOption``."""
+    said = [
+        part.partition(";")[0].strip().lower()
+        for value in request.headers.getall(PREFER, ())
+        for part in value.split(",")
+    ]
+    for preference in said:
+        name, equals, value = (text.strip() for text in preference.partition("="))
+        if name == "respond-async":
+            if equals and value.strip('"'):
+                raise InvalidOption("The preference respond-async has no value.")
+            return True
+    return False
 
 
 def priority_of(request: web.Request) -> Priority:

@@ -6,6 +6,7 @@ key is 32 random bytes, so a plain hash is enough.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import logging
 import re
@@ -79,6 +80,15 @@ def remove(path: Path, name: str) -> None:
     if len(kept) == len(lines):
         raise ValueError(f"there is no key named {name!r}")
     write_whole(path, "".join(kept), mode=0o600)
+
+
+def add_webhook_secret(path: Path) -> str:
+    """Add a new secret that signs webhooks to the file and return it: each that is there signs, so one can replace
+    another. The receiver needs it too."""
+    secret = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    write_whole(path, f"{secret}\n{text}", mode=0o600)
+    return secret
 
 
 class KeyRing:

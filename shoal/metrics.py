@@ -80,14 +80,14 @@ class FrontMetrics(HttpMetrics):
         super().__init__(registry)
         self.stage = Histogram(
             "shoal_stage_duration_seconds",
-            "Time an image spent in one stage: receive, cache, decode, wait, queue, inference, render, answer.",
+            "Time an image spent in one stage: receive, read, cache, decode, wait, queue, inference, render, answer.",
             ["model", "stage"],
             buckets=_SECONDS,
             registry=registry,
         )
         self.model_requests = Counter(
             "shoal_model_requests",
-            "Requests for predictions by their result: success or failure.",
+            "Requests for predictions by their result: success, failure, or accepted as a job.",
             ["model", "result"],
             registry=registry,
         )
@@ -134,6 +134,33 @@ class FrontMetrics(HttpMetrics):
         )
 
 
+class CourierMetrics:
+    """A courier's metrics."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.jobs = Counter(
+            "shoal_jobs",
+            "Asynchronous jobs by the status they got: queued, done, failed, cancelled.",
+            ["model", "status"],
+            registry=registry,
+        )
+        self.webhooks = Counter(
+            "shoal_webhook_attempts",
+            "Attempts to send a webhook: delivered, retried, failed (for good).",
+            ["outcome"],
+            registry=registry,
+        )
+        self.queued = Gauge(
+            "shoal_jobs_queued",
+            "Asynchronous jobs without an end.",
+            registry=registry,
+            multiprocess_mode="livemostrecent",
+        )
+        self.waiting = Gauge(
+            "shoal_webhooks_waiting", "Webhooks to be sent.", registry=registry, multiprocess_mode="livemostrecent"
+        )
+
+
 class ModelMetrics:
     """A model process's metrics."""
 
@@ -171,7 +198,7 @@ class SupervisorMetrics:
         self.hung = Counter(
             "shoal_hung_processes", "Children killed because they had stopped working.", ["role"], registry=registry
         )
-        for role in ("front", "model", "redis"):  # from 0, so that the first one is an increase
+        for role in ("courier", "front", "model", "redis"):  # from 0, so that the first one is an increase
             self.deaths.labels(role)
             self.hung.labels(role)
         self.abandoned = Counter(

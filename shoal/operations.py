@@ -36,7 +36,7 @@ class NotPossible(Exception):
 def add_commands(commands: Any) -> None:
     """Add the commands to the ``add_subparsers`` of the command line."""
     show = commands.add_parser("nodes", help="show the nodes of a cluster and their processes")
-    show.add_argument("--json", action="store_true")
+    show.add_argument("--json", action="store_true", help="print JSON")
     show.set_defaults(command=lambda options: _run(_show(_control(options), as_json=options.json)))
     stop = commands.add_parser("drain", help="stop one node when it has finished what it has; it stays down")
     stop.add_argument("node", metavar="NODE")
@@ -49,7 +49,7 @@ def add_commands(commands: Any) -> None:
     again.set_defaults(command=lambda options: _run(restart(_control(options), options.nodes)))
     refused = commands.add_parser("quarantine", help="show the images that killed their model process, or release them")
     refused.add_argument("--release", metavar="DIGEST", help="of one image, or 'all'")
-    refused.add_argument("--json", action="store_true")
+    refused.add_argument("--json", action="store_true", help="print JSON")
     refused.set_defaults(
         command=lambda options: _run(quarantine(_control(options), options.release, as_json=options.json))
     )

@@ -240,11 +240,34 @@ class WorkerSettings(Settings):
     url_networks: Networks = Field((), description="networks that they may be in though not public: 10.1.0.0/16,…")
     url_timeout: Annotated[float, Field(ge=0.01, le=3600)] = Field(10.0, description="longest fetch, seconds")
     url_fetches: Count = Field(16, description="pictures fetched at once by each front")
+    jobs_kept: Annotated[int, Field(ge=0)] = Field(
+        10_000, description="most asynchronous jobs that are kept, unfinished or not yet forgotten; 0: none are taken"
+    )
+    job_bytes: Count = Field(64 * MIB, description="most bytes of their records when another one is accepted")
+    job_timeout: Annotated[float, Field(ge=0.001, le=86400)] = Field(
+        600.0, description="deadline of an asynchronous job that names none, seconds"
+    )
+    longest_job_timeout: Annotated[float, Field(ge=0.001, le=86400)] = Field(
+        3600.0, description="latest deadline that an asynchronous job may name, seconds"
+    )
+    job_lifetime: Annotated[float, Field(ge=0.001, le=86400)] = Field(
+        3600.0, description="how long an asynchronous job is kept after its end, seconds"
+    )
+    webhook_hosts: Hosts = Field((), description="where webhooks may go: HOST or *.DOMAIN, each with :PORT or not")
+    webhook_networks: Networks = Field((), description="networks that they may be in though not public: 10.1.0.0/16,…")
+    webhook_secret: File | None = Field(None, description="file of the secrets that sign webhooks, whsec_… a line")
+    webhook_timeout: Annotated[float, Field(ge=0.01, le=300)] = Field(10.0, description="of one attempt, seconds")
+    webhook_attempts: Annotated[int, Field(ge=1, le=100)] = Field(12, description="most attempts to send a webhook")
+    webhook_pause: Annotated[float, Field(ge=0.001, le=3600)] = Field(
+        1.0, description="pause after the first attempt, seconds; doubled after each, up to five minutes"
+    )
 
     @model_validator(mode="after")
     def _safe(self) -> Self:
         if not self.redis and self.cache_bytes > self.redis_bytes // 2:
             raise ValueError(f"cache_bytes {self.cache_bytes} is refused: at most half of redis_bytes may be")
+        if self.webhook_hosts and self.webhook_secret is None:
+            raise ValueError("webhook_secret is missing: webhooks are signed; make one with 'shoal keys webhook'")
         exposed = [h for h in (self.host, self.internal_host) if not is_loopback(h)]
         if self.ticket_keys is None and exposed:
             raise ValueError(f"without ticket_keys, {', '.join(exposed)} is refused: only a loopback address may")

@@ -34,7 +34,7 @@ def add_commands(commands: Any, client_options: Callable[[argparse.ArgumentParse
     """Add the commands to the ``add_subparsers`` of the command line."""
     status = commands.add_parser("status", help="show the workers, their models and their load")
     client_options(status)
-    status.add_argument("--json", action="store_true")
+    status.add_argument("--json", action="store_true", help="print JSON")
     status.set_defaults(command=lambda options: asyncio.run(_status(options)))
     top = commands.add_parser("top", help="show the cluster as it works, until Ctrl-C")
     client_options(top)
@@ -293,7 +293,7 @@ def _models(document: Mapping[str, Any]) -> _Table:
                 _printable(",".join(versions)),
                 str(len(ready)),
                 f"{_sum(own, 'queue_depth'):.0f}",
-                f"{1000 * min((load.get('expected_wait', 0.0) for load in ready), default=0.0):.0f}",
+                f"{1000 * _wait(document, model):.0f}",
                 f"{_sum(own, 'images_per_second'):.1f}",
                 f"{refused.get(model, 0.0):.1f}",
                 _printable(" ".join(f"{label}={version}" for label, version in about.get("labels", {}).items())),
@@ -309,6 +309,15 @@ def _loads(document: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], str
         models: Mapping[str, Any] = worker["models"] or {"-": {}}
         for key, load in models.items():
             yield worker, key, load
+
+
+def _wait(document: Mapping[str, Any], model: str) -> float:
+    """Where an image waits least; on each worker, for the version that waits longest."""
+    longest: dict[str, float] = {}
+    for worker, key, load in _loads(document):
+        if key.rpartition("@")[0] == model and load["status"] == "ready":
+            longest[worker["name"]] = max(longest.get(worker["name"], 0.0), load.get("expected_wait", 0.0))
+    return min(longest.values(), default=0.0)
 
 
 def _sum(loads: Iterable[Mapping[str, Any]], name: str) -> float:

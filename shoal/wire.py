@@ -130,7 +130,8 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     ``remaining_ms`` counts from it. ``waiters`` are the reply streams that want the answer; a job with a ``flight`` has
     them in the queue, where more may join. ``digest`` is the sha256 of the image as it came, and ``frame`` says what
     part of it the tensor shows. ``trace_id`` is the W3C ``traceparent`` of the request, if it is traced. With
-    ``outputs`` the network's own outputs are the answer, and not the task's; an empty list is all of them. A
+    ``outputs`` the network's own outputs are the answer, and not the task's; an empty list is all of them. One with a
+    ``record`` is answered there, for a client that asks again later. A
     ``heartbeat`` is nobody's image: it shows that the queue and the model process work.
     """
 
@@ -152,6 +153,7 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     heartbeat: bool = False
     flight: str = ""
     outputs: tuple[Output, ...] | None = None
+    record: str = ""
 
     @property
     def deadline(self) -> float:

@@ -22,6 +22,8 @@ from tests.redis_servers import RedisServer
 from worker.fetching import Fetcher, Resolve, resolve
 from worker.front import Front
 from worker.front_orders import Limits, Orders
+from worker.job_records import JobRecords
+from worker.job_requests import JobRequests
 from worker.model_process import Executor
 from worker.models.fake import Fake, load
 from worker.models.runtime import Array, Asked, Runtime
@@ -153,6 +155,7 @@ async def _front(
     with ThreadPoolExecutor(limits.decode_threads) as decoders:
         async with (
             Queue.connect(orders.redis) as queue,
+            JobRecords.connect(orders.redis) as records,
             Submissions.open(
                 queue, name, capacity=limits.capacity, capacity_bytes=limits.capacity_bytes, metrics=metrics
             ) as submissions,
@@ -164,7 +167,8 @@ async def _front(
                 resolve=resolve,
             ) as fetcher,
         ):
-            front = Front(orders, queue, submissions, Receiver(limits, decoders, fetcher), metrics)
+            jobs = JobRequests.of(orders, records, metrics, resolve)
+            front = Front(orders, queue, submissions, Receiver(limits, decoders, fetcher), jobs, metrics)
             async with service.background(front.follow(_states(models))):
                 test_server = TestServer(front.internal_app(), handler_cancellation=True)
                 await test_server.start_server()

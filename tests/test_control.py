@@ -166,7 +166,7 @@ async def test_the_launcher_knows_the_processes_that_a_worker_started_again() ->
     async with launcher.cluster(Plan(workers=1, models=("fake",), worker_settings=QUICK)) as running:
         worker = running.node("worker1")
         before = dict(worker.pids)
-        for role in ("front", "model", "redis"):
+        for role in ("front", "model", "courier", "redis"):
             os.kill(before[role][0], signal.SIGKILL)
 
             async def replaced(role: str = role) -> bool:
@@ -257,6 +257,7 @@ async def test_nodes_of_ones_own(folder: Path) -> None:
             "worker": 1,
             "front": 2,
             "model": 1,
+            "courier": 1,
             "redis": 1,
         }
         assert b"SHOAL_SIDE=left" in environ_of(pids["worker"][0])

@@ -302,11 +302,11 @@ def test_a_silent_worker_is_out_until_it_reports(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("time.monotonic", lambda: now)
     worker = worker_that(said(1))
     now = 101.9
-    assert worker.state == "ready"
+    before = worker.state
     now = 102.1
-    assert worker.state == "silent"
+    silent = worker.state
     worker.settle(said(2))
-    assert worker.state == "ready"
+    assert (before, silent, worker.state) == ("ready", "silent", "ready")
 
 
 async def test_requests_to_a_worker_that_falls_silent_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

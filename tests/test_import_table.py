@@ -27,12 +27,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bench": {"shoal", "discovery", "worker"},
     "loadtest": {"shoal"},
     "chaos": {"shoal", "worker"},
+    "manual": {"shoal", "worker"},
 }
 OURS = {*MAY_IMPORT, "tests"}
 
 ONLY_IN: dict[str, set[str]] = {
     "consul": {"discovery/consul.py"},
     "redis": {
+        "worker/job_records.py",
         "worker/queue.py",
         "worker/redis_client.py",
         "bench/origin_peer.py",  # another system's design, which we measure
@@ -58,6 +60,7 @@ ONLY_IN: dict[str, set[str]] = {
     "jwt": {"shoal/tickets.py"},
     "opentelemetry": {"shoal/traces.py"},
     "pydantic": {
+        "manual/reference.py",
         "shoal/settings.py",
         "worker/models/manifest.py",
         "worker/models/tasks/boxes.py",
@@ -75,8 +78,10 @@ ONLY_IN: dict[str, set[str]] = {
         "shoal/metric_files.py",
         "gateway/__main__.py",
         "gateway/app.py",
+        "worker/courier.py",
         "worker/exposition.py",
         "worker/front.py",
+        "worker/front_process.py",
         "worker/model_process.py",
         "worker/supervisor.py",
     },
@@ -90,7 +95,8 @@ NEVER_LOADED = [
     ("shoal.cli", (*SERVER_ONLY, *RUNTIMES, *UNASKED)),
     ("gateway.__main__", ("redis", "consul", "PIL", "numpy", *RUNTIMES, *UNASKED)),
     ("worker.supervisor", ("consul", *RUNTIMES)),
-    ("worker.front", ("consul", *RUNTIMES)),
+    ("worker.front_process", ("consul", *RUNTIMES)),
+    ("worker.courier", ("PIL", "numpy", "consul", "pydantic", *RUNTIMES)),
     ("worker.model_process", ("PIL", "consul", *RUNTIMES)),
     ("worker.repository.fetch", ("PIL", "consul", "fsspec", *RUNTIMES)),
     ("worker.repository.__main__", ("consul", "fsspec", *RUNTIMES)),

@@ -208,3 +208,18 @@ def test_a_gateway_does_not_start_on_a_bad_file(file: Path, text: str | None, er
 def test_the_two_refusals_are_told_apart() -> None:
     codes: list[type[ShoalError]] = [MissingKey, InvalidKey]
     assert [(cls.status, cls.code) for cls in codes] == [(401, "missing_key"), (401, "invalid_key")]
+
+
+def test_a_role_is_kept_beside_the_hash(file: Path) -> None:
+    alice, boss = keys.add(file, "alice"), keys.add(file, "boss", is_admin=True)
+    ring = KeyRing(file)
+    assert (ring.holder(alice), ring.holder(boss)) == (Holder("alice"), Holder("boss", is_admin=True))
+    assert file.read_text().splitlines()[1].endswith(" admin")
+    keys.remove(file, "alice")
+    assert KeyRing(file).holder(boss).is_admin
+
+
+@pytest.mark.parametrize("role", ["root", "Admin", "admin admin", "adminx"])
+def test_an_unknown_role_is_a_bad_line(role: str) -> None:
+    with pytest.raises(InvalidKeyFile):
+        keys.parse(f"alice sha256:{HASH} {role}")

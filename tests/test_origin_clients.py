@@ -6,7 +6,7 @@ import json
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from tests.needs import need
 from tests.photos import fake_label, photo
 
 pytestmark = pytest.mark.cluster
+
+Way = Callable[[Cluster, str, Path], str]
 
 
 @pytest.fixture(scope="module")
@@ -38,20 +40,38 @@ def shell(line: str, folder: Path) -> str:
     return subprocess.run(["bash", "-c", line], cwd=folder, capture_output=True, text=True, check=True).stdout
 
 
-def test_classify_with_a_form(cluster: Cluster, image: Path) -> None:
-    answer = json.loads(shell(f"curl -s -X POST -F image=@jemma.png '{cluster.gateway}/predict'", image.parent))
-    assert answer["success"] is True
-    probabilities = [p["probability"] for p in answer["predictions"]]
-    assert answer["predictions"][0]["label"] == fake_label(image.read_bytes())
-    assert probabilities == sorted(probabilities, reverse=True)
+def by_gateway(cluster: Cluster, path: str, folder: Path) -> str:
+    return cluster.gateway + path
 
 
+def at_a_worker(cluster: Cluster, path: str, folder: Path) -> str:
+    address = shell(f"curl -s -H 'Accept: text/plain' '{cluster.gateway}/lookup'", folder).strip()
+    return address.replace("/predict?", f"{path}?")
+
+
+def by_redirect(cluster: Cluster, path: str, folder: Path) -> str:
+    return f"{cluster.gateway}{path}?redirect=1"
+
+
+@pytest.mark.parametrize("way", [by_gateway, at_a_worker, by_redirect])
 @pytest.mark.parametrize("path", ["/predict", "/"])
 @pytest.mark.parametrize("body", ["-F image=@jemma.png", "-F data=@jemma.png", "--data-binary @jemma.png"])
-def test_every_path_takes_every_body(cluster: Cluster, image: Path, path: str, body: str) -> None:
-    answer = json.loads(shell(f"curl -s -X POST {body} '{cluster.gateway}{path}'", image.parent))
+def test_every_path_takes_every_body(cluster: Cluster, image: Path, way: Way, path: str, body: str) -> None:
+    url = way(cluster, path, image.parent)
+    answer = json.loads(shell(f"curl -s -L -X POST {body} '{url}'", image.parent))
     first = answer["predictions"][0]["label"] if path == "/predict" else answer[0][0]
     assert first == fake_label(image.read_bytes())
+
+
+@pytest.mark.parametrize("way", [by_gateway, at_a_worker])
+def test_answers_keep_their_shape(cluster: Cluster, image: Path, way: Way) -> None:
+    """{"predictions": [{"label", "probability"}], "success": true}, the greatest first, and more keys."""
+    url = way(cluster, "/predict", image.parent)
+    answer = json.loads(shell(f"curl -s -X POST -F image=@jemma.png '{url}'", image.parent))
+    assert answer["success"] is True
+    assert all(isinstance(p["label"], str) and 0 <= p["probability"] <= 1 for p in answer["predictions"])
+    probabilities = [p["probability"] for p in answer["predictions"]]
+    assert probabilities == sorted(probabilities, reverse=True)
 
 
 def test_pairs_of_label_and_score(cluster: Cluster, image: Path) -> None:
@@ -79,8 +99,10 @@ def test_welcome(cluster: Cluster, image: Path) -> None:
     assert shell(f"curl -s {cluster.gateway}/", image.parent).startswith("Welcome to Shoal")
 
 
-def test_no_image_is_an_error_by_status_too(cluster: Cluster, image: Path) -> None:
-    line = f"curl -s -o answer -w '%{{http_code}}' -X POST -F nothing=1 {cluster.gateway}/predict"
+@pytest.mark.parametrize("way", [by_gateway, at_a_worker])
+def test_no_image_is_an_error_by_status_too(cluster: Cluster, image: Path, way: Way) -> None:
+    url = way(cluster, "/predict", image.parent)
+    line = f"curl -s -o answer -w '%{{http_code}}' -X POST -F nothing=1 '{url}'"
     assert shell(line, image.parent) == "400"
     assert json.loads((image.parent / "answer").read_text())["success"] is False
 

@@ -127,6 +127,11 @@ def test_desired(need: float, before: int, expected: int) -> None:
     assert desired(need, before) == expected
 
 
+@pytest.mark.parametrize(("need", "before", "expected"), [(0.0, 5, 5), (0.0, 0, 1), (3.0, 5, 5), (9.0, 5, 9)])
+def test_what_was_measured_for_a_moment_takes_nobody_away(need: float, before: int, expected: int) -> None:
+    assert desired(need, before, 9.9) == expected
+
+
 @given(
     need=st.floats(0.01, 500),
     before=st.integers(0, 500),
@@ -183,6 +188,33 @@ def test_nobody_there() -> None:
     said = ScaleSignal().document([], {}, 0.7)
     assert (said["models"], said["total"]["desired"], said["total"]["utilisation"]) == ({}, 1, 0.0)
     assert "no worker is ready" in said["total"]["reasons"]
+
+
+def test_a_gateway_that_has_just_started_suggests_who_is_there() -> None:
+    fresh = []
+    for name in "abcd":
+        fresh.append(Worker(Member("worker", name, name, f"http://{name}", None)))
+        fresh[-1].settle(report(0.0, 0, 0.0, incarnation=name))
+    signal = ScaleSignal()
+    said = signal.document(fresh, {}, 0.7)["total"]
+    assert (said["desired"], said["reasons"][-1]) == (4, "measured for 0 s only, so nobody is taken away")
+    for known in fresh:
+        known.settle(report(10.0, 0, 0.0, incarnation=known.incarnation))
+    assert signal.document(fresh, {}, 0.7)["total"]["desired"] == 1
+
+
+def test_losing_sight_of_all_workers_takes_nobody_away() -> None:
+    signal, busy = ScaleSignal(), [worker(name, 90, 9.0) for name in "abc"]
+    assert signal.document(busy, {}, 0.7)["total"]["desired"] == 4
+    assert signal.document([], {}, 0.7)["total"]["desired"] == 4
+
+
+def test_a_version_without_traffic_hides_no_wait() -> None:
+    known = Worker(Member("worker", "a", "a", "http://a", None))
+    seen = report(0.0, 0, 0.0, incarnation="a", depth=20)
+    idle = msgspec.structs.replace(seen.models["digits@1"], queue_depth=0)
+    known.settle(msgspec.structs.replace(seen, models={**seen.models, "digits@2": idle}))
+    assert ScaleSignal().document([known], {}, 0.7)["models"]["digits"]["expected_wait"] == 2.0
 
 
 def test_models_that_share_a_worker_keep_it_busy_together() -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from shoal import processes, service, traces
 from shoal.settings import InvalidSettings, WorkerSettings
@@ -34,17 +37,25 @@ def check(settings: WorkerSettings) -> None:
     from worker.models.catalogue import Specification
 
     problems = []
-    for setting, values, exists in (
+    checks: tuple[tuple[str, tuple[Any, ...], Callable[[Any], object]], ...] = (
         ("models", settings.models, Specification.parse),
         ("discovery", (settings.discovery,), discovery.connect),
-    ):
+        ("webhook_secret", (settings.webhook_secret,) if settings.webhook_secret else (), _secrets),
+    )
+    for setting, values, exists in checks:
         for value in values:
             try:
                 exists(value)
-            except ValueError as error:
+            except (OSError, ValueError) as error:
                 problems.append(f"{setting}: {error}")
     if problems:
         raise InvalidSettings(problems)
+
+
+def _secrets(path: Path) -> None:
+    from worker.webhooks import secrets_in
+
+    secrets_in(path.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

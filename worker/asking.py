@@ -12,7 +12,7 @@ from typing import Literal
 
 from aiohttp import web
 
-from shoal import http
+from shoal import http, logs
 from shoal.errors import InvalidTicket, NotReady, UnknownLabel, UnknownModel
 from shoal.publication import order
 from shoal.tickets import Ticket
@@ -50,6 +50,16 @@ class Wanted:
     def seconds(self) -> float:
         """What is left, a little at least."""
         return max(0.001, self.deadline - time.monotonic())
+
+    def about(self, worker: str) -> dict[str, str]:
+        """What an answer says of where it comes from."""
+        return {
+            "model": self.card.model,
+            "version": self.card.version,
+            "digest": self.card.digest,
+            "worker": worker,
+            "request_id": logs.request_id.get(),
+        }
 
     def sharing(self, digest: str, limits: Limits) -> Sharing | None:
         """How an image of this ``digest`` shares its execution and its answer with equal ones."""

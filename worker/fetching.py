@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
@@ -64,15 +64,7 @@ class Fetcher:
         """At most ``most`` fetches at once, of ``timeout`` seconds each, from ``hosts`` at public addresses or in
         ``networks``."""
         addresses = Addresses([ip_network(network) for network in networks], resolve)
-        connector = TCPConnector(resolver=addresses, use_dns_cache=False, force_close=True, limit=0)
-        async with ClientSession(
-            connector=connector,
-            cookie_jar=DummyCookieJar(),
-            auto_decompress=False,
-            trust_env=False,
-            headers={"Accept-Encoding": "identity", "Accept": "image/*", "User-Agent": "shoal"},
-            timeout=ClientTimeout(total=None),
-        ) as session:
+        async with guarded(addresses, {"Accept-Encoding": "identity", "Accept": "image/*"}) as session:
             yield cls(session, addresses, hosts, timeout, most)
 
     def check_enabled(self) -> None:
@@ -86,7 +78,7 @@ class Fetcher:
         Raises ``InvalidUrl``, ``UrlNotAllowed``, ``FetchFailed``, ``FetchTimeout``, ``BodyTooLarge`` or ``EmptyBody``.
         """
         self.check_enabled()
-        checked = [self._checked(url) for url in urls]
+        checked = [checked_url(url, self._hosts) for url in urls]
         budget = _Budget(limit)
         timeout = min(seconds, self._timeout)
         try:
@@ -95,28 +87,8 @@ class Fetcher:
         except TimeoutError:
             raise FetchTimeout(f"The picture did not arrive within {timeout:g} s.") from None
 
-    def _checked(self, text: str) -> URL:
-        """Raises ``InvalidUrl`` or ``UrlNotAllowed``."""
-        try:
-            if len(text) > _LONGEST_URL or not text.isprintable() or " " in text or "\\" in text:
-                raise InvalidUrl
-            url = URL(text)
-            host, port = url.raw_host, url.port
-        except ValueError as error:
-            raise InvalidUrl from error
-        if url.scheme not in _DEFAULT_PORTS or not host or port is None or "%" in host:
-            raise InvalidUrl
-        if url.raw_user is not None or url.raw_password is not None:
-            raise InvalidUrl("A URL with a user's name or a password is not accepted.")
-        default = _DEFAULT_PORTS[url.scheme]
-        if not any(_matches(host.lower(), port, default, pattern) for pattern in self._hosts):
-            raise UrlNotAllowed
-        return url.with_fragment(None)
-
     async def _fetch(self, url: URL, budget: _Budget) -> bytes:
-        assert url.raw_host is not None
-        if _literal(url.raw_host) is not None:  # which the connector would not ask its resolver about
-            self._addresses.check([url.raw_host])
+        self._addresses.check_literal(url)
         async with self._turns:
             try:
                 async with self._session.get(url, allow_redirects=False) as response:
@@ -125,6 +97,40 @@ class Fetcher:
                 if isinstance(error, TimeoutError):
                     raise
                 raise FetchFailed from error
+
+
+@asynccontextmanager
+async def guarded(addresses: Addresses, headers: Mapping[str, str]) -> AsyncIterator[ClientSession]:
+    """Connections to what ``addresses`` lets through, to be asked about each URL first (``check_literal``)."""
+    connector = TCPConnector(resolver=addresses, use_dns_cache=False, force_close=True, limit=0)
+    async with ClientSession(
+        connector=connector,
+        cookie_jar=DummyCookieJar(),
+        auto_decompress=False,
+        trust_env=False,
+        headers={"User-Agent": "shoal", **headers},
+        timeout=ClientTimeout(total=None),
+    ) as session:
+        yield session
+
+
+def checked_url(text: str, hosts: Sequence[str]) -> URL:
+    """A URL of one of ``hosts``. Raises ``InvalidUrl`` or ``UrlNotAllowed``."""
+    try:
+        if len(text) > _LONGEST_URL or not text.isprintable() or " " in text or "\\" in text:
+            raise InvalidUrl
+        url = URL(text)
+        host, port = url.raw_host, url.port
+    except ValueError as error:
+        raise InvalidUrl from error
+    if url.scheme not in _DEFAULT_PORTS or not host or port is None or "%" in host:
+        raise InvalidUrl
+    if url.raw_user is not None or url.raw_password is not None:
+        raise InvalidUrl("A URL with a user's name or a password is not accepted.")
+    default = _DEFAULT_PORTS[url.scheme]
+    if not any(_matches(host.lower(), port, default, pattern) for pattern in hosts):
+        raise UrlNotAllowed
+    return url.with_fragment(None)
 
 
 class Addresses(AbstractResolver):
@@ -159,7 +165,12 @@ class Addresses(AbstractResolver):
         for text in addresses:
             address = _literal(text)
             if address is None or not is_allowed(address, self._networks):
-                raise UrlNotAllowed("The picture's host has an address that is not allowed.")
+                raise UrlNotAllowed("The host has an address that is not allowed.")
+
+    def check_literal(self, url: URL) -> None:
+        """Raises ``UrlNotAllowed``, for an address as the host: the connector would not ask its resolver about it."""
+        if url.raw_host is not None and _literal(url.raw_host) is not None:
+            self.check([url.raw_host])
 
     async def close(self) -> None:
         """Nothing to do."""

@@ -1,47 +1,42 @@
-"""The worker's HTTP process: check the ticket and the limits, receive, decode, submit, answer.
-
-python -m worker.front     (the supervisor starts it and writes its orders to standard input)
-"""
+"""The worker's HTTP handlers: check the ticket and the limits, receive, decode, submit, answer."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import os
-import socket
 import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import msgspec
 from aiohttp import web
-from prometheus_client import CollectorRegistry
 
-from shoal import access, cors, http, logs, metrics, paths, processes, service
+from shoal import access, cors, http, metrics, paths, processes
+from shoal.documents import Live, Ready
 from shoal.errors import DeadlineExceeded, MissingTicket, NotReady, QueueFull, ShoalError, SpentTicket
 from shoal.tickets import Ticket, Verifier
-from shoal.traces import OFF, Tracer, tracing
+from shoal.traces import OFF, Tracer
 from shoal.wire import NodeState
-from worker import answering, exposition
+from worker import answering, description, exposition
 from worker.asking import Wanted, wanted
 from worker.dialects import Dialect, native, open_inference, tensorflow_serving
 from worker.dialects.open_inference_questions import OpenInferenceQuestions
 from worker.dialects.tensorflow_questions import TensorFlowQuestions
-from worker.fetching import Fetcher
 from worker.front_orders import Orders
 from worker.images import annotate
+from worker.job_requests import JobRequests
 from worker.jobs import Offer
 from worker.load_reports import LoadReports
-from worker.offering import job_of
 from worker.questions import Questions
 from worker.queue import Queue, QueueUnavailable, bulk_capacity
 from worker.receiving import Receiver
+from worker.request_job import job_of
 from worker.submissions import Answered, Submissions, Use
 from worker.tally import Tally, counted
 from worker.timings import Timings
@@ -80,6 +75,7 @@ class Front:
         queue: Queue,
         submissions: Submissions,
         receiver: Receiver,
+        jobs: JobRequests,
         front_metrics: metrics.FrontMetrics,
         tracer: Tracer = OFF,
     ) -> None:
@@ -88,6 +84,7 @@ class Front:
         self._queue = queue
         self._submissions = submissions
         self._receiver = receiver
+        self._jobs = jobs
         self._metrics = front_metrics
         self._tracer = tracer
         self._verifier = Verifier(Path(orders.ticket_keys), orders.incarnation) if orders.ticket_keys else None
@@ -134,8 +131,10 @@ class Front:
         questions = Questions(self._reports, self._ticket)
         OpenInferenceQuestions(questions, self._metrics, live=self._live, ready=self._ready).add_to(app)
         TensorFlowQuestions(questions).add_to(app)
+        self._jobs.add_routes(app)
         app.router.add_get("/", self._welcome)
         app.router.add_get("/livez", self._live)
+        app.router.add_get("/openapi.json", http.document_of(description.document))
         return app
 
     def internal_app(self) -> web.Application:
@@ -162,10 +161,14 @@ class Front:
         request[access.WAY] = use.ticket.way if use.ticket else "direct"
         try:
             asked = wanted(request, use.ticket, dialect, reports=self._reports, limits=self._limits)
+            later = await self._jobs.deferred(request, dialect, asked, use, draining=self.is_draining)
+            asked = later.wanted if later else asked
             with counted(self._unanswered, asked.card.key):
                 with self._using(use.ticket), self._holding(request, asked):
                     prepared = await self._prepared(request, asked, use, timings)
                 asked = prepared.wanted
+                if later:
+                    return await self._jobs.accept(later, prepared.jobs, use, timings)
                 answers = await self._answers(asked, prepared, use)
         except QueueFull as error:
             error.retry_after = self._wait_of(asked.card.key)
@@ -317,7 +320,7 @@ class Front:
             raise NotReady("The node's queue does not answer.") from error
         if not any(state.status == "ready" for state in self._reports.state.models.values()):
             raise NotReady
-        return http.json_response({"ready": True})
+        return http.json_response(Ready(True))
 
     async def _drain(self, request: web.Request) -> web.Response:
         """Drain the node, as at SIGTERM, on the signed word of a gateway."""
@@ -329,61 +332,10 @@ class Front:
         return http.json_response({"draining": True}, status=202)
 
     async def _live(self, request: web.Request) -> web.Response:
-        return http.json_response({"live": True})
+        return http.json_response(Live(True))
 
     async def _welcome(self, request: web.Request) -> web.Response:
         return web.Response(text="Welcome to Shoal. This is a worker: POST an image to /predict with a ticket.\n")
 
     async def _exposition(self, request: web.Request) -> web.Response:
         return await exposition.response(self._metrics.registry, self._reports, self._queue)
-
-
-@asynccontextmanager
-async def _serving(front: Front, orders: Orders) -> AsyncIterator[None]:
-    """Both listeners, on the sockets that the supervisor bound."""
-    drain_timeout = orders.limits.drain_timeout
-    public = [socket.socket(fileno=number) for number in orders.public_sockets]
-    internal = [socket.socket(fileno=number) for number in orders.internal_sockets]
-    async with (
-        service.listening(front.internal_app(), internal, drain_timeout=drain_timeout),
-        service.listening(front.public_app(), public, drain_timeout=drain_timeout),
-    ):
-        yield
-
-
-async def _main() -> int:
-    stop = service.Stop()
-    stop.listen()
-    lines = service.lines_of_stdin()
-    orders = msgspec.json.decode(await anext(lines), type=Orders)
-    logs.configure(orders.log_level, role="front", front=orders.front, pid=str(os.getpid()))
-    limits = orders.limits
-    front_metrics = metrics.FrontMetrics(CollectorRegistry())
-    with ThreadPoolExecutor(limits.decode_threads, thread_name_prefix="decode") as decoders:
-        async with (
-            Queue.connect(orders.redis) as queue,
-            Submissions.open(
-                queue,
-                orders.front,
-                capacity=limits.capacity,
-                capacity_bytes=limits.capacity_bytes,
-                metrics=front_metrics,
-            ) as submissions,
-            Fetcher.open(
-                hosts=limits.url_hosts,
-                networks=limits.url_networks,
-                timeout=limits.url_timeout,
-                most=limits.url_fetches,
-            ) as fetcher,
-            tracing("front", orders.front) as tracer,
-        ):
-            front = Front(orders, queue, submissions, Receiver(limits, decoders, fetcher), front_metrics, tracer)
-            async with service.background(front.follow(lines)), _serving(front, orders):
-                processes.tell_parent({"event": "ready"})
-                await stop.requested()
-    return 0
-
-
-if __name__ == "__main__":
-    processes.die_with_parent()
-    raise SystemExit(service.run(_main()))

@@ -28,6 +28,13 @@ class Limits(msgspec.Struct, frozen=True):
     url_timeout: float = 10.0
     url_fetches: int = 16
     cors_origins: tuple[str, ...] = ()
+    jobs_kept: int = 10_000
+    job_bytes: int = 64 << 20
+    job_timeout: float = 600.0
+    longest_job_timeout: float = 3600.0
+    job_lifetime: float = 3600.0
+    webhook_hosts: tuple[str, ...] = ()
+    webhook_networks: tuple[str, ...] = ()
 
 
 class Orders(msgspec.Struct, frozen=True):

@@ -132,7 +132,7 @@ class Fronts:
         )
         child = await Child.start(
             name,
-            [sys.executable, "-m", "worker.front"],
+            [sys.executable, "-m", "worker.front_process"],
             orders=json.loads(msgspec.json.encode(orders)),
             pass_fds=tuple(s.fileno() for s in sockets),
         )

@@ -15,8 +15,10 @@ from typing import Any, Literal
 import redis.asyncio as aioredis
 from redis.exceptions import ResponseError
 
+from shoal.errors import NotReady
 from shoal.wire import Job, Quarantined, Reply, pack, unpack_job, unpack_quarantined
 from worker.jobs import Claimed, Kept, Looked, Observed, Offer, Refused, Submitted
+from worker.offering import GROUP, TICKET_LIFETIME_MS, bulk_capacity, keys_of, outcome_of, words_of
 from worker.redis_client import QueueUnavailable, connected, is_out_of_memory, scripts, translated
 from worker.redis_keys import (
     GATEWAYS,
@@ -34,16 +36,12 @@ __all__ = ["Queue", "QueueUnavailable", "bulk_capacity"]
 
 log = logging.getLogger(__name__)
 
-_GROUP = "models"
 _REPLY_LIFETIME_MS = 60_000
-_TICKET_LIFETIME_MS = 600_000  # longer than any ticket lives
 _REPLY_MAXLEN = 100_000  # a front trims long before; this bounds the stream of one that hangs
 _MAX_SOLO_DEATHS = 2
 _BULK_TURN = 8  # one in so many places, or claims of one, is for bulk jobs, so that they never starve
-_BULK_SHARE = 0.75  # of the capacity: bulk jobs leave room for interactive ones
 _GATEWAY_LIFETIME_MS = 3_000  # a gateway that has not polled for so long shares no slots
 _MOST_QUARANTINED = 10_000
-_FLIGHT_SLACK_MS = 60_000
 
 
 class Queue:
@@ -117,7 +115,7 @@ class Queue:
         if word != b"ok":
             return Refused(word.decode(), depth, found)
         return [
-            _outcome(kind, value, offer, depth, len(data))
+            outcome_of(kind, value, offer, depth, len(data))
             for (kind, value), offer, data in zip(found, offers, packed, strict=True)
         ]
 
@@ -135,7 +133,7 @@ class Queue:
         if word not in (b"ok", b"incomplete"):
             return Refused(word.decode(), depth, found)
         outcomes = [
-            _outcome(kind, value, offer, depth, 0) if kind == b"kept" or word == b"ok" else None
+            outcome_of(kind, value, offer, depth, 0) if kind == b"kept" or word == b"ok" else None
             for (kind, value), offer in zip(found, offers, strict=True)
         ]
         return Looked(word == b"ok", outcomes)
@@ -151,18 +149,9 @@ class Queue:
         uses: int,
         gateway: str,
     ) -> Any:
-        first = offers[0]
-        keys = [*streams_of(key), bytes_of(key), quarantine_of(key), arrived_of(key), ticket_of(ticket)]
-        argv: list[Any] = [first.priority, room, room_bytes, first.front, gateway, uses, _TICKET_LIFETIME_MS]
-        if first.sharing is None:
-            argv += [0, 0, 0]
-        else:
-            longest_wait = int((first.deadline - time.monotonic()) * 1000) + _FLIGHT_SLACK_MS
-            argv += [first.sharing.lifetime_ms, first.sharing.most_bytes, longest_wait]
-        for offer, job in zip(offers, packed, strict=True):
-            argv += [offer.id, offer.digest, *offer.names, job]
+        words = words_of(offers, packed, room, room_bytes, uses=uses, gateway=gateway)
         async with translated(full=False):
-            return await self._scripts["submit"](keys, argv)
+            return await self._scripts["submit"](keys_of(key, ticket), words)
 
     async def arrive(self, key: str, gateway: str, *, ticket: str = "") -> None:
         """Count a request that never became a job as arrived, and spend one use of ``ticket``, if any, on it."""
@@ -173,7 +162,7 @@ class Queue:
                 pipe.hincrby(arrived_of(key), gateway, 1)
             if ticket:
                 pipe.incr(ticket_of(ticket))
-                pipe.pexpire(ticket_of(ticket), _TICKET_LIFETIME_MS)
+                pipe.pexpire(ticket_of(ticket), TICKET_LIFETIME_MS)
             await pipe.execute()
 
     async def cancel(self, key: str, submitted: Submitted) -> bool:
@@ -181,7 +170,7 @@ class Queue:
         stream = streams_of(key)[submitted.priority == "bulk"]
         async with translated():
             return bool(
-                await self._scripts["cancel"]([stream, bytes_of(key)], [_GROUP, submitted.entry, submitted.size])
+                await self._scripts["cancel"]([stream, bytes_of(key)], [GROUP, submitted.entry, submitted.size])
             )
 
     async def leave(self, submitted: Submitted) -> Literal["shared", "queued", "claimed"]:
@@ -190,7 +179,7 @@ class Queue:
         Returns whether others share it, or where the job was.
         """
         async with translated():
-            where = await self._scripts["leave"]([], [_GROUP, submitted.flight, submitted.id])
+            where = await self._scripts["leave"]([], [GROUP, submitted.flight, submitted.id])
         return "shared" if where == b"shared" else "queued" if where == b"queued" else "claimed"
 
     async def holds(self, key: str, submitted: Submitted) -> bool:
@@ -209,7 +198,7 @@ class Queue:
     async def abandon(self, key: str, front: str) -> int:
         """Delete the unclaimed jobs of a front that is known to be dead. Returns how many there were."""
         async with translated():
-            return int(await self._scripts["abandon"]([*streams_of(key), bytes_of(key)], [_GROUP, front]))
+            return int(await self._scripts["abandon"]([*streams_of(key), bytes_of(key)], [GROUP, front]))
 
     async def observe(self, keys: Sequence[str], *, gateway: str = "", capacity: int) -> list[Observed]:
         """The load of each of ``keys``, for one of the gateways that poll."""
@@ -230,7 +219,7 @@ class Queue:
         for stream in streams_of(key):
             try:
                 async with translated():
-                    await self._client.xgroup_create(stream, _GROUP, id="0", mkstream=True)
+                    await self._client.xgroup_create(stream, GROUP, id="0", mkstream=True)
             except ResponseError as error:
                 if not str(error).startswith("BUSYGROUP"):
                     raise
@@ -238,8 +227,9 @@ class Queue:
     async def forget_model(self, key: str) -> None:
         """Delete everything of a model version that is not served any more."""
         names = [*streams_of(key), bytes_of(key), arrived_of(key), quarantine_of(key), claims_of(key)]
+        gone = pack(Reply("", code=NotReady.code, message=f"The model {key} was withdrawn before it came to this job."))
         async with translated():
-            await self._scripts["forget"](names, [])
+            await self._scripts["forget"](names, [key, gone])
 
     async def claim(self, key: str, process: str, count: int, wait: float) -> list[Claimed]:
         """Up to ``count`` waiting jobs, at once; when there are none, wait up to ``wait`` seconds for one.
@@ -259,7 +249,7 @@ class Queue:
 
     async def _claim_now(self, key: str, process: str, count: int) -> list[Claimed]:
         keys = [*streams_of(key), claims_of(key)]
-        found = await self._scripts["claim"](keys, [_GROUP, process, count, _BULK_TURN])
+        found = await self._scripts["claim"](keys, [GROUP, process, count, _BULK_TURN])
         claimed = []
         for stream, entries in found:
             flat = [(entry, dict(zip(fields[::2], fields[1::2], strict=True))) for entry, fields in entries]
@@ -269,7 +259,7 @@ class Queue:
     async def _await_one(self, key: str, process: str, count: int, wait: float) -> list[Claimed]:
         waiting, bulk, suspects = streams_of(key)
         found: Any = await self._blocking.xreadgroup(
-            _GROUP, process, {suspects: ">", waiting: ">", bulk: ">"}, count=1, block=max(1, int(wait * 1000))
+            GROUP, process, {suspects: ">", waiting: ">", bulk: ">"}, count=1, block=max(1, int(wait * 1000))
         )
         claimed = []
         for name, entries in found:
@@ -288,7 +278,9 @@ class Queue:
                 claimed.append(Claimed(entry, stream, len(data), int(fields[b"claims"]) + 1, unpack_job(data)))
             except ValueError:
                 log.exception("a job does not unpack, dropped", extra={"entry": entry.decode()})
-                await self._scripts["finish"]([stream, bytes_of(key)], [_GROUP, 0, 0, entry, len(data), b"", "", 0, 0])
+                await self._scripts["finish"](
+                    [stream, bytes_of(key)], [GROUP, 0, 0, entry, len(data), b"", "", 0, "", "", 0]
+                )
         return claimed
 
     async def finish(self, key: str, replies: Sequence[tuple[Claimed, Reply]]) -> int:
@@ -304,7 +296,7 @@ class Queue:
     async def _finish_in(self, stream: str, key: str, replies: Sequence[tuple[Claimed, Reply]]) -> int:
         keys = [stream, bytes_of(key)]
         numbers: dict[str, int] = {}
-        argv: list[Any] = [_GROUP, _REPLY_LIFETIME_MS, _REPLY_MAXLEN]
+        argv: list[Any] = [GROUP, _REPLY_LIFETIME_MS, _REPLY_MAXLEN]
         for claimed, reply in replies:
             flight = claimed.job.flight
             for waiter in () if flight else claimed.job.waiters:
@@ -313,7 +305,8 @@ class Queue:
                     numbers[waiter] = len(keys)
             waiters = [] if flight else [numbers[waiter] for waiter in claimed.job.waiters]
             kept = int(not reply.code)
-            argv += [claimed.entry, claimed.size, pack(reply), flight, kept, len(waiters), *waiters]
+            answered = (claimed.entry, claimed.size, pack(reply), flight, kept, claimed.job.record, claimed.job.id)
+            argv += [*answered, len(waiters), *waiters]
         return int(await self._scripts["finish"](keys, argv))
 
     async def reclaim(self, key: str, process: str) -> tuple[int, list[Job]]:
@@ -325,7 +318,7 @@ class Queue:
         await self.prepare(key)
         async with translated():
             keys = [*streams_of(key), bytes_of(key)]
-            moved, culprits = await self._scripts["reclaim"](keys, [_GROUP, process, _MAX_SOLO_DEATHS])
+            moved, culprits = await self._scripts["reclaim"](keys, [GROUP, process, _MAX_SOLO_DEATHS])
         return moved, [unpack_job(data) for data in culprits]
 
     async def quarantine(self, key: str, job: Job) -> None:
@@ -354,7 +347,7 @@ class Queue:
     async def reply(self, job: Job, reply: Reply) -> None:
         """Answer a job that is no longer in the queue."""
         async with translated():
-            argv: list[Any] = [job.flight, pack(reply), _REPLY_LIFETIME_MS, _REPLY_MAXLEN]
+            argv: list[Any] = [job.flight, pack(reply), _REPLY_LIFETIME_MS, _REPLY_MAXLEN, job.record, job.id]
             await self._scripts["reply"]([replies_of(waiter) for waiter in job.waiters], argv)
 
     async def replies(self, front: str, after: bytes, wait: float) -> tuple[bytes, list[bytes]]:
@@ -384,15 +377,3 @@ class Queue:
         """Delete the replies for a front that has ended."""
         async with translated():
             await self._client.delete(replies_of(front))
-
-
-def _outcome(kind: bytes, value: bytes, offer: Offer, depth: int, size: int) -> Submitted | Kept:
-    if kind == b"kept":
-        return Kept(value)
-    flight = offer.sharing.flight if offer.sharing else ""
-    return Submitted(value, depth, size, offer.priority, flight, offer.id, joined=kind == b"joined")
-
-
-def bulk_capacity(capacity: int) -> int:
-    """The most jobs that may be there when a bulk job is accepted."""
-    return max(1, int(capacity * _BULK_SHARE))

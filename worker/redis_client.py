@@ -18,17 +18,13 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 _MAX_CONNECTIONS = 64  # calls beyond them wait for one
 _TIMEOUT = 10.0
 
-_SCRIPTS = ("claim", "cancel", "observe")
-_SHARING_SCRIPTS = (
-    "submit",
-    "finish",
-    "leave",
-    "abandon",
-    "reclaim",
-    "reply",
-    "cache",
-    "forget",
-)  # begin with sharing.lua
+_PARTS: dict[str, tuple[str, ...]] = {  # what each script begins with
+    **dict.fromkeys(("claim", "cancel", "observe"), ()),
+    **dict.fromkeys(("submit", "leave", "abandon", "reclaim", "cache"), ("sharing",)),
+    **dict.fromkeys(("finish", "reply", "forget"), ("sharing", "records")),
+    **dict.fromkeys(("job_find", "job_cancel", "job_tick", "job_attempted"), ("records",)),
+    "job_accept": ("sharing", "records", "submit()"),
+}
 
 
 class QueueUnavailable(Exception):
@@ -69,9 +65,11 @@ def scripts(client: aioredis.Redis) -> dict[str, AsyncScript]:
     folder = Path(__file__).parent / "queue_scripts"
 
     def read(name: str) -> str:
+        if name.endswith("()"):  # a script as a function of another one
+            return f"local function {name[:-2]}(KEYS, ARGV)\n{read(name[:-2])}end\n"
         return (folder / f"{name}.lua").read_text(encoding="utf-8")
 
-    texts = {name: read(name) for name in _SCRIPTS} | {name: read("sharing") + read(name) for name in _SHARING_SCRIPTS}
+    texts = {name: "".join(map(read, (*parts, name))) for name, parts in _PARTS.items()}
     return {name: client.register_script(text) for name, text in texts.items()}
 
 

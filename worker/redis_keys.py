@@ -23,11 +23,26 @@ One queue for each model version, KEY = ``model@version``. Nothing is kept on di
     shoal:replies:{FRONT}   stream  reply (packed Reply), to (ids of a flight) model processes add; the front reads and
                                     trims; expires a minute after the last reply
     shoal:ticket:{ID}       number  uses of a ticket                           fronts add; expires with the ticket
+
+Asynchronous jobs, ID = ``incarnation.random``; times in milliseconds since the epoch, by Redis's own clock::
+
+    shoal:job:{ID}          hash    the record: head (packed Head), status, created, ended, deadline, lifetime, model,
+                                    webhook, left (images without an answer), answer:{JOB} (packed Reply), failure
+                                    (packed Reply, or empty: the deadline), size; while it is queued: stream, held,
+                                    group, entries (JSON: entry and bytes of each image); delivery, attempts, said
+                                    a front adds it in the step that submits; changed in the step that answers
+    shoal:jobs:ends         sorted  ID -> when it is forgotten                 every record; swept with every change
+    shoal:jobs:open         sorted  ID -> deadline                             those that are queued
+    shoal:jobs:due          sorted  ID -> next attempt                         those whose webhook is to be sent
+    shoal:jobs:bytes        number  bytes of all records                       with every add and delete
+    shoal:jobs:events       stream  id, status, model                          every change of a status; the courier
+                                                                               reads, and deletes what it has counted
 """
 
 from __future__ import annotations
 
 GATEWAYS = "shoal:gateways"
+JOB_EVENTS = "shoal:jobs:events"
 
 
 def streams_of(key: str) -> tuple[str, str, str]:

@@ -170,7 +170,7 @@ class Submissions:
             use.bound = False
             return None
         if isinstance(looked, Refused):
-            raise _refusal(looked)
+            raise refusal(looked)
         use.bound = looked.complete
         return looked
 
@@ -247,7 +247,7 @@ class Submissions:
                 continue
             if isinstance(outcomes, Refused):
                 self.depths[waiting[0].key] = outcomes.depth
-                raise _refusal(outcomes)
+                raise refusal(outcomes)
             for one, outcome in zip(waiting, outcomes, strict=True):
                 self._settle(one, outcome)
             return
@@ -342,7 +342,7 @@ class Submissions:
         if not isinstance(outcome, Refused):
             pending.settle(outcome[0])
         elif not pending.reply.done():
-            pending.reply.set_exception(_refusal(outcome))
+            pending.reply.set_exception(refusal(outcome))
 
     def _run_in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -350,6 +350,7 @@ class Submissions:
         task.add_done_callback(self._background.discard)
 
 
-def _refusal(refused: Refused) -> ShoalError:
+def refusal(refused: Refused) -> ShoalError:
+    """The error that says why a request was not accepted."""
     error = _REFUSALS[refused.reason]
     return error(f"Image {refused.number}: {error.summary}") if refused.number > 1 else error()

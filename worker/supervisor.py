@@ -32,6 +32,7 @@ from shoal.settings import WorkerSettings
 from shoal.version import VERSION
 from shoal.wire import NodeState
 from worker import devices, quarantine, redis_server
+from worker.courier_keeping import CourierChild
 from worker.fronts import Fronts, Place
 from worker.queue import Queue, QueueUnavailable
 from worker.served_models import CannotStart, ServedModels
@@ -52,6 +53,7 @@ class Supervisor:
         self.name = settings.name
         self.models: ServedModels | None = None
         self.fronts: Fronts | None = None
+        self.courier: CourierChild | None = None
         self._redis_keepers: list[Keeper] = []
         self._keeper = partial(Keeper, started=self._tell_pids)
         self._changed = asyncio.Event()
@@ -108,6 +110,8 @@ class Supervisor:
             await stack.enter_async_context(service.background(following, self._tell_fronts(), self._watch(queue)))
             if not await _first(self._loaded.wait(), stop.requested()):
                 return
+            self.courier = CourierChild(settings, place.redis, self._metrics, keep=self._keeper)
+            await stack.enter_async_context(keeping(*self.courier.keepers))
             self.fronts = Fronts(
                 settings,
                 place,
@@ -165,6 +169,7 @@ class Supervisor:
         kept = {
             "front": self.fronts.keepers if self.fronts else [],
             "model": self.models.keepers if self.models else [],
+            "courier": self.courier.keepers if self.courier else [],
             "redis": self._redis_keepers,
         }
         running = {role: [k.child for k in keepers if k.child] for role, keepers in kept.items()}
@@ -232,6 +237,8 @@ class Supervisor:
     def _broadcast(self) -> None:
         if self.fronts is not None:
             self.fronts.tell()
+        if self.courier is not None:
+            self.courier.tell()
 
     async def _tell_fronts(self) -> None:
         """Once a second, whatever else is slow: without a word from us they count as lost."""
@@ -253,6 +260,10 @@ class Supervisor:
             if self.fronts is not None:
                 for keeper, vitals in self.fronts.tick(TICK):
                     watch.check("front", keeper, vitals)
+            if self.courier is not None:
+                self.courier.vitals.tick(TICK)
+                for keeper in self.courier.keepers:
+                    watch.check("courier", keeper, self.courier.vitals)
             await watch.check_redis(list(self.models))
 
 

@@ -9,7 +9,7 @@
 //   baseUrl is a gateway; timeout is how long a whole call may take, in milliseconds (30,000).
 //
 // predict(image, { model, version, label, key, top_k, options, priority, mode, timeout, signal })
-//   image is a Blob or File, an ArrayBuffer or typed array, or { url: "https://…" } where the cluster fetches pictures.
+//   image is a Blob or File, an ArrayBuffer or typed array, or { url: "https://photos.example.org/cat.jpg" }.
 //   mode "auto" asks the gateway where to (lookup), uploads straight to that worker, and falls back to the gateway
 //   when the worker cannot be reached, or does not let this page's origin in. "direct" does not fall back; "proxy" sends
 //   through the gateway at once. What was refused and may be retried is retried once, after another lookup, and not

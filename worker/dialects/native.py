@@ -7,11 +7,12 @@ from typing import Any
 
 from aiohttp import web
 
-from shoal import http, logs
+from shoal import http
 from shoal.errors import WrongTask
 from shoal.wire import ModelCard
 from worker.asking import Wanted
 from worker.dialects import Received, Target
+from worker.documents import document
 from worker.receiving import Receiver
 from worker.submissions import Answered
 from worker.timings import Timings
@@ -27,7 +28,7 @@ class _Native:
     takes_urls = True
 
     def target(self, request: web.Request) -> Target:
-        return Target(request.query.get("model"), request.query.get("version"))
+        return Target(request.query.get("model") or None, request.query.get("version"))
 
     async def receive(self, request: web.Request, wanted: Wanted, receiver: Receiver, timings: Timings) -> Received:
         return Received(await receiver.receive(request, wanted, timings), wanted)
@@ -45,7 +46,7 @@ class Whole(_Native):
     def response(
         self, answers: Sequence[Answered], wanted: Wanted, timings: Timings, headers: Mapping[str, str], *, worker: str
     ) -> web.Response:
-        return http.json_response(_document(answers, wanted, timings, worker), headers=headers)
+        return http.json_response(document(answers, wanted.about(worker), timings.stages), headers=headers)
 
 
 class Pairs(_Native):
@@ -71,30 +72,6 @@ WHOLE, PAIRS = Whole(), Pairs()
 def _wants_a_picture(request: web.Request) -> bool:
     said = http.switch(request, "render")
     return http.prefers(request, "image/jpeg") if said is None else said
-
-
-def _document(answers: Sequence[Answered], wanted: Wanted, timings: Timings, worker: str) -> dict[str, Any]:
-    """The answer as JSON-ready data; of several images a list."""
-    card = wanted.card
-    about = {
-        "model": card.model,
-        "version": card.version,
-        "digest": card.digest,
-        "worker": worker,
-        "request_id": logs.request_id.get(),
-    }
-    times = {"timings": {stage: round(ms, 2) for stage, ms in timings.stages.items()}}
-    if len(answers) > 1:
-        each = [{**(answered.reply.answer or {}), **_provenance(answered)} for answered in answers]
-        return {"success": True, "answers": each, **about, **times}
-    return {"success": True, **(answers[0].reply.answer or {}), **about, **_provenance(answers[0]), **times}
-
-
-def _provenance(answered: Answered) -> dict[str, Any]:
-    """Of a kept answer: no attempt, and no batch."""
-    if answered.cache == "hit":
-        return {"attempt": 0, "batch_size": 0, "cache": "hit"}
-    return {"attempt": answered.reply.attempt, "batch_size": answered.reply.batch_size, "cache": answered.cache}
 
 
 def _pairs(answer: dict[str, Any]) -> list[list[Any]]:

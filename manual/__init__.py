@@ -1,0 +1,1 @@
+"""What the documentation is made of beside its pages: the reference, out of the code, and the arithmetic."""

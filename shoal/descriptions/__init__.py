@@ -1,0 +1,43 @@
+"""What operations say of themselves, as far as a gateway and a worker answer alike. Each dialect has its file."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
+
+from shoal.documents import Live
+from shoal.openapi import JSON, Answer, Operation, Parameter
+
+__all__ = ["LIVE", "OPENAPI", "SCHEMES", "SWITCH", "TIMEOUT"]
+
+SWITCH = Literal["0", "1"]
+
+TIMEOUT = Parameter(
+    "Shoal-Timeout-Ms",
+    Annotated[int, Meta(ge=1, le=999_999_999)],
+    "How long the caller waits, in milliseconds; 30,000 by default, cut to what the server allows.",
+    "header",
+)
+
+SCHEMES: dict[str, dict[str, Any]] = {
+    "key": {"type": "http", "scheme": "bearer", "description": "An API key, as `shoal keys add` prints it."},
+    "key_header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same API key."},
+    "ticket": {"type": "apiKey", "in": "query", "name": "ticket", "description": "A ticket, as a lookup gives it."},
+    "ticket_header": {"type": "http", "scheme": "bearer", "description": "The same ticket."},
+}
+
+LIVE = Operation(
+    "GET",
+    "/livez",
+    "Whether the process answers",
+    "health",
+    {200: Answer("It does.", {JSON: Live})},
+)
+OPENAPI = Operation(
+    "GET",
+    "/openapi.json",
+    "This document",
+    "about",
+    {200: Answer("An OpenAPI 3.1 document.", {JSON: dict[str, Any]})},
+)

@@ -1,0 +1,9 @@
+-- Write down an attempt to send the webhook of ARGV[1]: what is to become of it ('waiting', 'delivered' or 'failed'),
+-- what its host said, and the milliseconds until the next attempt.
+local id, delivery, said, pause = unpack(ARGV)
+local key = record_of(id)
+if redis.call('EXISTS', key) == 0 then return redis.call('ZREM', DUE, id) end
+redis.call('HINCRBY', key, 'attempts', 1)
+redis.call('HSET', key, 'delivery', delivery, 'said', said)
+if delivery == 'waiting' then return redis.call('ZADD', DUE, milliseconds() + tonumber(pause), id) end
+return redis.call('ZREM', DUE, id)
