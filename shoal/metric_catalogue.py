@@ -59,7 +59,7 @@ def _gateway() -> Iterator[Any]:
 
 
 def _worker() -> Iterator[Any]:
-    for kind in (metrics.FrontMetrics, metrics.ModelMetrics, metrics.SupervisorMetrics):
+    for kind in (metrics.FrontMetrics, metrics.ModelMetrics, metrics.SupervisorMetrics, metrics.CourierMetrics):
         yield from _of(kind(CollectorRegistry()))
     yield from metrics.NodeMetrics().collect()
     yield from metrics.BuildInfo().collect()

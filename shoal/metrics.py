@@ -198,7 +198,7 @@ class SupervisorMetrics:
         self.hung = Counter(
             "shoal_hung_processes", "Children killed because they had stopped working.", ["role"], registry=registry
         )
-        for role in ("front", "model", "redis"):  # from 0, so that the first one is an increase
+        for role in ("courier", "front", "model", "redis"):  # from 0, so that the first one is an increase
             self.deaths.labels(role)
             self.hung.labels(role)
         self.abandoned = Counter(

@@ -274,7 +274,15 @@ def test_whatever_is_sent_is_answered_as_the_document_says(small: Cluster, servi
     assert sum(tally.values()) >= FEWEST[service]
     assert fitting >= FEWEST[service] / 2
     noun = "key" if service == "gateway" else "ticket"
-    always = {"ok", "invalid_option", "invalid_request", "unknown_job", f"missing_{noun}", f"invalid_{noun}", "method_not_allowed"}
+    always = {
+        "ok",
+        "invalid_option",
+        "invalid_request",
+        "unknown_job",
+        f"missing_{noun}",
+        f"invalid_{noun}",
+        "method_not_allowed",
+    }
     assert always | {"unsupported_image", "invalid_image", "empty_body", "missing_image"} <= set(tally)
     assert not small.log(message="unexpected error")
 
