@@ -7,10 +7,11 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from shoal import openapi
-from shoal.descriptions import LIVE, OPENAPI, SCHEMES, SWITCH, TIMEOUT, native, open_inference, tensorflow_serving
+from shoal.descriptions import LIVE, OPENAPI, SCHEMES, SWITCH, TIMEOUT, jobs, native, open_inference, tensorflow_serving
 from shoal.documents import Drained, Lookup, OneWorker, Ready, ScaleSignal, Status
 from shoal.errors import (
     BadGateway,
+    DeadlineExceeded,
     Draining,
     InvalidKey,
     InvalidOption,
@@ -63,7 +64,10 @@ _WELCOME = {TEXT: str, "text/html": str}
 _CHOICE = (InvalidOption, UnknownModel, UnknownLabel, QueueFull, NoWorker)
 
 OPERATIONS: tuple[Operation, ...] = (
-    *native.predictions((*_WHOM, _REDIRECT), (*_UNAUTHORIZED, UnknownLabel, *_AWAY), _KEY, {307: _ELSEWHERE}),
+    *native.predictions(
+        (*_WHOM, _REDIRECT), (*_UNAUTHORIZED, UnknownLabel, *_AWAY), _KEY, {307: _ELSEWHERE}, {202: jobs.ACCEPTED}
+    ),
+    *jobs.operations((*_UNAUTHORIZED, BadGateway, DeadlineExceeded), _KEY),
     Operation(
         "GET",
         "/lookup",

@@ -179,6 +179,8 @@ class Oracle:
         match sent.template:
             case "/docs/{file}" if (sent.variables or {}).get("file") not in DOCS:
                 return {"unknown_path"}
+            case path if path.startswith("/jobs/"):
+                return {"unknown_job"}
             case "/workers/{incarnation}/drain":
                 return {"unknown_worker"}
             case path if path.startswith("/v2/repository/models/") or path.endswith(REFUSED):

@@ -32,6 +32,7 @@ from tests.openapi_oracle import Images, Oracle, Sent
 from tests.photos import photo
 from worker.front import Front
 from worker.front_orders import Orders
+from worker.job_requests import JobRequests
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = {"gateway": gateway.description.document(), "worker": worker.description.document()}
@@ -62,7 +63,7 @@ def _apps() -> dict[str, web.Application]:
     orders = Orders("f", "w", "i", None, "", [], [], "", LIMITS, "error")
     return {
         "gateway": _made(Gateway).public_app(),
-        "worker": _made(Front, orders=orders).public_app(),
+        "worker": _made(Front, orders=orders, jobs=_made(JobRequests)).public_app(),
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from shoal import openapi
-from shoal.descriptions import LIVE, OPENAPI, SCHEMES, native, open_inference, tensorflow_serving
+from shoal.descriptions import LIVE, OPENAPI, SCHEMES, jobs, native, open_inference, tensorflow_serving
 from shoal.errors import ExpiredTicket, InvalidTicket, MissingTicket, SpentTicket, UnknownLabel, WrongWorker
 from shoal.openapi import TEXT, Answer, Operation
 
@@ -15,7 +15,8 @@ _TICKET = ("ticket", "ticket_header")
 _UNAUTHORIZED = (MissingTicket, InvalidTicket, ExpiredTicket, SpentTicket)
 
 OPERATIONS: tuple[Operation, ...] = (
-    *native.predictions((native.MODEL, native.VERSION), _UNAUTHORIZED, _TICKET),
+    *native.predictions((native.MODEL, native.VERSION), _UNAUTHORIZED, _TICKET, later={202: jobs.ACCEPTED}),
+    *jobs.operations((), ()),
     LIVE,
     *tensorflow_serving.operations((), (*_UNAUTHORIZED, UnknownLabel), (*_UNAUTHORIZED, WrongWorker), _TICKET),
     *open_inference.operations((), _UNAUTHORIZED, (*_UNAUTHORIZED, WrongWorker), _TICKET),

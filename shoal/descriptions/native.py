@@ -19,6 +19,7 @@ from shoal.errors import (
     InvalidOption,
     InvalidRequest,
     InvalidUrl,
+    JobsDisabled,
     MissingImage,
     ModelCrashed,
     ModelFailed,
@@ -85,12 +86,13 @@ IMAGE_ERRORS: tuple[type[ShoalError], ...] = (
     NotReady,
     DeadlineExceeded,
 )
-_ERRORS = (*IMAGE_ERRORS, MissingImage, InvalidUrl, UrlDisabled, UrlNotAllowed, FetchFailed, FetchTimeout)
+_ERRORS = (*IMAGE_ERRORS, JobsDisabled, MissingImage, InvalidUrl, UrlDisabled, UrlNotAllowed, FetchFailed, FetchTimeout)
 
 _ABOUT = (
     "The body is the image itself, of whatever `Content-Type`; or a form with one or several files in the field "
     "`image` (or `data`); or JSON that says where the images are. A model's task may have more options than `top_k`: "
-    "numbers in the query, by their names."
+    "numbers in the query, by their names. With `Prefer: respond-async`, `POST /predict` answers 202 and the result is "
+    "asked for later, or sent to `Shoal-Webhook`."
 )
 
 
@@ -99,8 +101,11 @@ def predictions(
     errors: Sequence[type[ShoalError]],
     credentials: Sequence[str],
     answers: dict[int, Answer] | None = None,
+    later: dict[int, Answer] | None = None,
 ) -> tuple[Operation, ...]:
-    """``POST /predict`` and ``POST /``, with what a gateway or a worker has beyond what they have in common."""
+    """``POST /predict`` and ``POST /``, with what a gateway or a worker has beyond what they have in common.
+
+    ``later`` is how only the former is answered too."""
     common: dict[str, Any] = {
         "tag": "predictions",
         "about": _ABOUT,
@@ -116,7 +121,7 @@ def predictions(
             "POST",
             "/predict",
             "What the model says of an image",
-            answers={200: whole, **(answers or {})},
+            answers={200: whole, **(later or {}), **(answers or {})},
             parameters=(*parameters, *_OPTIONS, _RENDER),
             **common,
         ),
