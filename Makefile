@@ -21,8 +21,9 @@ demo: $(VENV)/cluster  ## a cluster on this machine classifies real photos, then
 up: $(VENV)/cluster  ## a cluster on this machine, until Ctrl-C
 	$(BIN)/shoal up
 
-test: $(VENV)/dev  ## every test, with a real Redis and a real Consul
+test: $(VENV)/dev  ## every test, with a real Redis, a real Consul and a real Prometheus
 	export CONSUL_BIN="$$(tests/tools/consul.sh .tools)" REDIS_BIN="$$(tests/tools/redis.sh .tools $(BIN)/python)" && \
+	export PROMETHEUS_PATH="$$(tests/tools/prometheus.sh .tools)" && \
 	PATH="$$(dirname "$$REDIS_BIN"):$$PATH" $(BIN)/python -m pytest $(TESTS)
 
 check: $(VENV)/dev  ## format, lint, types, import table
@@ -52,7 +53,7 @@ mutants: $(VENV)/dev  ## take promises out of the code and see that a test notic
 	PATH="$$(dirname "$$REDIS_BIN"):$$PATH" $(BIN)/python -m tests.mutants
 
 site: $(VENV)/site  ## the documentation, as pages in build/site
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "read it with: $(BIN)/python -m http.server --bind 127.0.0.1 --directory build/site"
 
 reference: $(VENV)/cluster  ## write docs/reference again, out of the code

@@ -64,10 +64,7 @@ _WELCOME = {TEXT: str, "text/html": str}
 _CHOICE = (InvalidOption, UnknownModel, UnknownLabel, QueueFull, NoWorker)
 
 OPERATIONS: tuple[Operation, ...] = (
-    *native.predictions(
-        (*_WHOM, _REDIRECT), (*_UNAUTHORIZED, UnknownLabel, *_AWAY), _KEY, {307: _ELSEWHERE}, {202: jobs.ACCEPTED}
-    ),
-    *jobs.operations((*_UNAUTHORIZED, BadGateway, DeadlineExceeded), _KEY),
+    *native.predictions((*_WHOM, _REDIRECT), (*_UNAUTHORIZED, UnknownLabel, *_AWAY), _KEY, {307: _ELSEWHERE}),
     Operation(
         "GET",
         "/lookup",
@@ -118,6 +115,7 @@ OPERATIONS: tuple[Operation, ...] = (
         errors=(*_UNAUTHORIZED, TooManyListeners, Draining),
         credentials=_KEY,
     ),
+    *jobs.operations((TIMEOUT,), (*_UNAUTHORIZED, InvalidOption, BadGateway, DeadlineExceeded), _KEY),
     Operation(
         "GET",
         "/v1/scale-signal",

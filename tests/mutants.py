@@ -55,6 +55,27 @@ MUTANTS = (
         "tests/test_jobs.py::test_where_webhooks_may_go",
     ),
     Mutant(
+        "a load that only jitters moves the suggested number of workers one way at most",
+        "gateway/scaling.py",
+        "return max(1, min(max(before, lowest), highest))",
+        "return max(1, math.ceil(need))",
+        "tests/test_scaling.py::test_a_load_that_only_jitters_moves_the_suggestion_one_way",
+    ),
+    Mutant(
+        "a gateway that has just started suggests as many workers as there are",
+        "gateway/scaling.py",
+        "highest = max(highest, before)",
+        "pass",
+        "tests/test_scaling.py::test_a_gateway_that_has_just_started_suggests_who_is_there",
+    ),
+    Mutant(
+        "numbers go to the network's own input where they fit it",
+        "worker/dialects/tensorflow_serving.py",
+        'return "uint8" if row == image and not fits else own.dtype',
+        'return "uint8" if row == image else own.dtype',
+        "tests/test_tensorflow_serving.py::test_what_numbers_are_taken_for",
+    ),
+    Mutant(
         "a timeout in a body only shortens the deadline",
         "worker/dialects/open_inference.py",
         "min(deadline, started + read.timeout / _MICROSECONDS)",

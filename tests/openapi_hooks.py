@@ -34,6 +34,7 @@ KINDS = {
 SERVED = {"model": "fake", "version": "1"}
 LENGTH = "Inference-Header-Content-Length"
 IMAGES = Images()
+JOBS: set[str] = set()
 COUNTED: Counter[str] = Counter()
 _USES = 32
 
@@ -69,7 +70,7 @@ def credentials() -> Credentials:
 @cache
 def _oracle(url: str) -> Oracle:
     document = requests.get(f"{url}/openapi.json", timeout=10).json()
-    return Oracle(document, lambda: credentials().right, IMAGES, credentials().is_worker)
+    return Oracle(document, lambda: credentials().right, IMAGES, credentials().is_worker, JOBS)
 
 
 def _picture(kind: str, seed: int) -> bytes:
@@ -116,6 +117,17 @@ def map_body(context: Any, body: Any) -> Any:
     return {name: value for name, value in body.items() if name == "id"} | {"inputs": [GOOD_INPUT]}
 
 
+def _ask_later(case: Any) -> None:
+    """Some predictions are jobs, and most who ask about a job ask about one that there is."""
+    if case.path == "/predict" and not _is_one_of(8, case.query):
+        case.query.pop("webhook", None)
+        case.headers.pop("Shoal-Webhook", None)
+        if _is_one_of(3, case.body):
+            case.headers["Prefer"] = "respond-async"
+    if case.path.startswith("/jobs/") and JOBS and not _is_one_of(4, case.path_parameters):
+        case.path_parameters["id"] = max(JOBS)
+
+
 def _fit_length(case: Any) -> None:
     """Most bodies are as long as their header says that the JSON in them is."""
     if not case.path.endswith("/infer") or _is_one_of(4, case.headers):
@@ -129,6 +141,7 @@ def _fit_length(case: Any) -> None:
 def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
     kwargs["allow_redirects"] = False
     _fit_length(case)
+    _ask_later(case)
     if case.path.endswith("/drain"):  # of a worker that is there there would be nothing left to test
         case.path_parameters["incarnation"] = f"{case.path_parameters['incarnation']}x"
     if "security" in case.operation.definition.raw:
@@ -187,6 +200,8 @@ def exact_code(ctx: Any, response: Any, case: Any) -> None:
         requests.structures.CaseInsensitiveDict({name: _text(value) for name, value in request.headers.items()}),
         body.encode() if isinstance(body, str) else bytes(body),
     )
+    if response.status_code == 202 and sent.template == "/predict":
+        JOBS.add(response.json()["id"])
     code = response.headers.get("shoal-code", [OK])[0]
     COUNTED[code] += 1
     if sent.variables is None:

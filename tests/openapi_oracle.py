@@ -23,6 +23,7 @@ _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF", b"GIF8", b"BM", b"II*\
 _ODD_HEAD = re.compile(rb"Content-Disposition:[^\r\n]*[^\x20-\x7e\r\n]")
 _LATE = {"deadline_exceeded", "upload_timeout", "queue_full"}
 _SHORT_MS = 3000
+_OF_VERSIONS = re.compile(r"/v2/.*/stats|/v1/models/\{model\}(/versions/\{version\})?")
 _LENGTH = "Inference-Header-Content-Length"
 _OF_IMAGES = {OK, "unsupported_image", "invalid_image"}
 GOOD_INPUT = {"name": "image", "shape": [1, 32, 32, 3], "datatype": "UINT8", "data": [[[[7] * 3] * 32] * 32]}
@@ -87,6 +88,7 @@ class Oracle:
     credential: Callable[[], str]
     images: Images
     is_worker: bool
+    jobs: set[str] = field(default_factory=set)
 
     def expected(self, sent: Sent) -> set[str]:
         """The codes that fit what is wrong with the request, or ``OK`` when nothing is.
@@ -98,6 +100,7 @@ class Oracle:
             return {"method_not_allowed"}
         operation = described.get(sent.method.lower(), described.get("get"))
         faults = self._credentials(sent, operation)
+        faults |= self._job(sent)
         faults |= self._parameters(sent, operation) | self._choice(sent, operation)
         if "requestBody" in operation and sent.query.get("redirect") != "1":
             faults |= self._body(sent) - {OK}
@@ -132,7 +135,10 @@ class Oracle:
         return set()
 
     def _choice(self, sent: Sent, operation: Mapping[str, Any]) -> set[str]:
-        """Nothing but version 1 of the model ``fake`` is served, and it has no labels."""
+        """Nothing but version 1 of the model ``fake`` is served, and it has no labels.
+
+        A ticket is for that one, whatever the label. About its model's other versions a worker may be asked.
+        """
         if sent.template.startswith("/v2/repository/") or sent.template.endswith(REFUSED):
             return set()
         named = {parameter["name"] for parameter in operation.get("parameters", ())} | set(sent.variables or {})
@@ -141,9 +147,9 @@ class Oracle:
         if "version" in said and "label" in said:
             faults.add("invalid_option")
         if said.get("model", "") not in ("", "fake") or said.get("version", "1") != "1":
-            is_counted = sent.template.endswith("/stats") and said.get("model") == "fake"
-            faults.add("invalid_ticket" if self.is_worker and not is_counted else "unknown_model")
-        if "label" in said:
+            is_ours = self.is_worker and (said.get("model") != "fake" or not _OF_VERSIONS.fullmatch(sent.template))
+            faults.add("invalid_ticket" if is_ours else "unknown_model")
+        if "label" in said and not self.is_worker:
             faults.add("unknown_label")
         if said.get("render") == "1" and sent.query.get("redirect") != "1":
             faults.add("wrong_task")
@@ -179,8 +185,6 @@ class Oracle:
         match sent.template:
             case "/docs/{file}" if (sent.variables or {}).get("file") not in DOCS:
                 return {"unknown_path"}
-            case path if path.startswith("/jobs/"):
-                return {"unknown_job"}
             case "/workers/{incarnation}/drain":
                 return {"unknown_worker"}
             case path if path.startswith("/v2/repository/models/") or path.endswith(REFUSED):
@@ -204,6 +208,25 @@ class Oracle:
         if {**document, "id": ""} == {"inputs": [GOOD_INPUT], "id": ""} and text is None:
             return {OK}
         return _OF_IMAGES | _LATE | {"invalid_request", "empty_body"}
+
+    def _job(self, sent: Sent) -> set[str]:
+        """What asks for a job, or about one."""
+        if sent.template.startswith("/jobs/{id}"):
+            is_known = (sent.variables or {}).get("id") in self.jobs
+            return {OK, "job_cancelled", *_LATE} if is_known else {"unknown_job"}
+        if sent.template != "/predict" or sent.query.get("redirect") == "1":
+            return set()
+        header, parameter = sent.headers.get("Shoal-Webhook"), sent.query.get("webhook")
+        prefers = [part.partition(";")[0].strip().lower() for part in sent.headers.get("Prefer", "").split(",")]
+        names = [part.partition("=")[0].strip() for part in prefers]
+        if "respond-async" not in names:
+            return {"invalid_option"} if header is not None or parameter is not None else set()
+        if prefers[names.index("respond-async")].partition("=")[2].strip(' "'):
+            return {"invalid_option"}
+        webhooks = [text for text in (header, parameter) if text is not None]
+        if len(webhooks) > 1 or not all(text.strip() for text in webhooks):
+            return {"invalid_option"}
+        return {"url_disabled"} if webhooks else set()
 
     def _rows(self, sent: Sent) -> set[str]:
         """Of TensorFlow Serving: JSON in rows or columns."""

@@ -234,7 +234,7 @@ def reader() -> Iterator[Reader]:
         yield following
     finally:
         following.leave()
-        shutil.rmtree(folder)
+        subprocess.run(["rm", "-rf", folder], check=True)  # not rmtree: janitors of clusters are removing theirs
 
 
 def _wait(ready: Callable[[], bool], process: subprocess.Popen[bytes], said: Callable[[], str]) -> None:

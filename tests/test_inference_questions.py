@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,16 +13,18 @@ import aiohttp
 import msgspec
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestServer
+from aiohttp.test_utils import TestServer, make_mocked_request
 from prometheus_client import CollectorRegistry
 
 from gateway.open_inference import added
 from shoal import http, tickets
+from shoal.errors import QueueFull
 from shoal.metrics import FrontMetrics
 from shoal.tickets import Signer, Verifier
 from shoal.wire import ImageInput, ModelCard, ModelState, NodeState, Status, TensorSpec
 from tests.test_fleet import load
 from tests.test_gateway import Door, Recorder, door
+from worker.answering import counted as counting
 from worker.dialects.inference_statistics import Statistics
 from worker.dialects.open_inference_questions import OpenInferenceQuestions, metadata
 from worker.load_reports import LoadReports
@@ -194,6 +198,28 @@ def test_statistics_are_what_was_counted_of_this_version() -> None:
         "cache_hit": {"count": 7, "ns": 250_000_000},
         "cache_miss": {"count": 0, "ns": 0},
     }
+
+
+@pytest.mark.parametrize(
+    ("outcome", "result"),
+    [(200, "success"), (202, "accepted"), (QueueFull(), "failure"), (asyncio.CancelledError(), "failure")],
+)
+async def test_a_request_is_counted_by_what_became_of_it(outcome: int | BaseException, result: str) -> None:
+    async def predict(request: web.Request) -> web.Response:
+        request[http.MODEL] = "m@1"
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return web.Response(status=outcome)
+
+    registry = CollectorRegistry()
+    handler = counting(predict, FrontMetrics(registry))
+    with suppress(QueueFull, asyncio.CancelledError):
+        await handler(make_mocked_request("POST", "/predict"))
+    for name in ("success", "accepted", "failure"):
+        counted = registry.get_sample_value("shoal_model_requests_total", {"model": "m@1", "result": name})
+        assert counted == (1 if name == result else None)
+    last = registry.get_sample_value("shoal_last_answer_timestamp_seconds", {"model": "m@1"})
+    assert (last is not None) is (result == "success")
 
 
 def test_the_statistics_of_two_workers_are_added() -> None:

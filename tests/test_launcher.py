@@ -43,6 +43,7 @@ def test_nothing_is_left_behind(scratch: dict[str, str], number: signal.Signals)
             "gateway",
             "gateways",
             "workers",
+            "internal_urls",
             "models",
             "api_key",
             "pids",

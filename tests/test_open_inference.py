@@ -94,7 +94,8 @@ async def test_an_array_in_json(on: Node) -> None:
     (output,) = document["outputs"]
     assert (output["name"], output["datatype"], output["shape"]) == ("probabilities", "FP32", [1, 3])
     assert sum(output["data"]) == pytest.approx(1)
-    assert "queue;dur=" in headers["Server-Timing"]
+    for stage in ("receive", "read", "decode", "queue", "inference"):
+        assert f"{stage};dur=" in headers["Server-Timing"]
 
 
 @pytest.mark.parametrize("flat", [False, True])

@@ -45,9 +45,9 @@ CHECKS = (
     "unsupported_method",
     "exact_code",
 )
-EXAMPLES = {"gateway": 100, "worker": 100}
+EXAMPLES = {"gateway": 30, "worker": 30}
 """Cases of each operation that are drawn at random, beside those at its bounds."""
-FEWEST = {"gateway": 2500, "worker": 1000}
+FEWEST = {"gateway": 2000, "worker": 1500}
 URL_HOSTS = "url_hosts=pictures.example"
 PAGE = "/page/"
 """The files of the web page, which nobody else asks for."""

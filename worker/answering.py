@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from http import HTTPStatus
 
 from aiohttp import web
 
@@ -48,7 +49,7 @@ def counted(predict: Handler, metrics: FrontMetrics) -> Handler:
         began, result = time.perf_counter(), "failure"
         try:
             response = await predict(request)
-            result = "success"
+            result = "accepted" if response.status == HTTPStatus.ACCEPTED else "success"
             return response
         finally:
             if key := request.get(http.MODEL):

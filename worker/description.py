@@ -15,8 +15,8 @@ _TICKET = ("ticket", "ticket_header")
 _UNAUTHORIZED = (MissingTicket, InvalidTicket, ExpiredTicket, SpentTicket)
 
 OPERATIONS: tuple[Operation, ...] = (
-    *native.predictions((native.MODEL, native.VERSION), _UNAUTHORIZED, _TICKET, later={202: jobs.ACCEPTED}),
-    *jobs.operations((), ()),
+    *native.predictions((native.MODEL, native.VERSION), _UNAUTHORIZED, _TICKET),
+    *jobs.operations((), (), ()),
     LIVE,
     *tensorflow_serving.operations((), (*_UNAUTHORIZED, UnknownLabel), (*_UNAUTHORIZED, WrongWorker), _TICKET),
     *open_inference.operations((), _UNAUTHORIZED, (*_UNAUTHORIZED, WrongWorker), _TICKET),

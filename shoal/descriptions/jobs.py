@@ -1,32 +1,29 @@
-"""Asynchronous jobs: how one is, what came of it, and that it is cancelled."""
+"""Asynchronous jobs: what asks for one, and what may be asked about it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Any, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from shoal.descriptions.native import IMAGE_ERRORS
 from shoal.documents import Count, ManyPredicted, Predicted, Quantity
-from shoal.errors import JobCancelled, NotReady, ShoalError, UnknownJob
+from shoal.errors import DeadlineExceeded, JobCancelled, ModelCrashed, ModelFailed, NotReady, ShoalError, UnknownJob
 from shoal.openapi import JSON, Answer, Operation, Parameter
 
-__all__ = ["ACCEPTED", "JobStatus", "operations"]
-
-Time = Annotated[str, msgspec.Meta(extra_json_schema={"format": "date-time"})]
+__all__ = ["ACCEPTED", "ASKING", "operations"]
 
 
-class JobError(msgspec.Struct, frozen=True):
-    """Why a job failed, by its stable code."""
+class JobFailure(msgspec.Struct, frozen=True):
+    """Why a job failed."""
 
     code: str
     message: str
 
 
-class Delivery(msgspec.Struct, frozen=True):
-    """How far a job's webhook is. ``last_answer`` is a status, or a word for what went wrong."""
+class JobWebhook(msgspec.Struct, frozen=True):
+    """How the webhook's delivery is."""
 
     status: Literal["waiting", "delivered", "failed", "none"]
     attempts: Count
@@ -34,8 +31,8 @@ class Delivery(msgspec.Struct, frozen=True):
     next_attempt_in: Quantity | None
 
 
-class JobStatus(msgspec.Struct, frozen=True):
-    """How a job is. ``expires_in`` is the seconds until it is forgotten, or the most that it may be."""
+class Job(msgspec.Struct, frozen=True):
+    """How a job is. Instants are in UTC; ``expires_in`` is in seconds."""
 
     id: str
     status: Literal["queued", "done", "failed", "cancelled"]
@@ -45,59 +42,44 @@ class JobStatus(msgspec.Struct, frozen=True):
     version: str
     worker: str
     request_id: str
-    created: Time
-    deadline: Time
-    ended: Time | None
+    created: str
+    deadline: str
+    ended: str | None
     expires_in: Quantity
-    error: JobError | UnsetType = UNSET
-    webhook: Delivery | UnsetType = UNSET
+    error: JobFailure | UnsetType = UNSET
+    webhook: JobWebhook | UnsetType = UNSET
 
 
-_ID = Parameter("id", str, "As the 202 says it.", "path")
-_STATUS = Answer("How it is.", {JSON: JobStatus})
-
-ACCEPTED = Answer(
-    "With `Prefer: respond-async`: the job was accepted.",
-    {JSON: JobStatus},
-    {"Location": "Where to ask about it.", "Preference-Applied": "`respond-async`."},
+ASKING = (
+    Parameter("Prefer", str, "`respond-async`: the answer is fetched later.", "header", example="respond-async"),
+    Parameter("Shoal-Webhook", str, "Where the answer to such a request is brought.", "header"),
+    Parameter("webhook", str, "The same, in the query."),
 )
+_HEADERS = {"Location": "Where the job is.", "Preference-Applied": "`respond-async`."}
+ACCEPTED = Answer("The job, with `Prefer: respond-async`.", {JSON: Job}, _HEADERS)
+
+_ID = Parameter("id", str, "The job's id.", "path")
 
 
-def operations(errors: Sequence[type[ShoalError]], credentials: Sequence[str]) -> tuple[Operation, ...]:
-    """What may be asked about a job, with the ``errors`` that a gateway or a worker has beyond its own."""
-    later = Answer("It has not ended.", {JSON: JobStatus}, {"Location": "Its status.", "Retry-After": "Seconds."})
-    whole = Answer("What the prediction would have answered at once.", {JSON: (Predicted, ManyPredicted)})
-    own: tuple[type[ShoalError], ...] = (UnknownJob, NotReady, *errors)
+def operations(
+    parameters: Sequence[Parameter], errors: Sequence[type[ShoalError]], credentials: Sequence[str]
+) -> tuple[Operation, ...]:
+    """All that may be asked about a job, with what a gateway or a worker has beyond what they have in common."""
+    common: dict[str, Any] = {"tag": "jobs", "parameters": (_ID, *parameters), "credentials": credentials}
+    known: tuple[type[ShoalError], ...] = (UnknownJob, NotReady, *errors)
+    status = Answer("How it is.", {JSON: Job})
+    failed: tuple[type[ShoalError], ...] = (JobCancelled, ModelFailed, ModelCrashed, DeadlineExceeded)
+    later = Answer("It has not ended.", {JSON: Job}, {"Location": "Where the job is.", "Retry-After": "Seconds."})
+    result = Answer("What the prediction answers at once.", {JSON: (Predicted, ManyPredicted)})
     return (
-        Operation(
-            "GET",
-            "/jobs/{id}",
-            "How a job is",
-            "jobs",
-            {200: _STATUS},
-            parameters=(_ID,),
-            errors=own,
-            credentials=credentials,
-        ),
+        Operation("GET", "/jobs/{id}", "How a job is", answers={200: status}, errors=known, **common),
         Operation(
             "GET",
             "/jobs/{id}/result",
             "What came of a job",
-            "jobs",
-            {200: whole, 202: later},
-            about="A job that failed is answered with its error.",
-            parameters=(_ID,),
-            errors=(*own, JobCancelled, *IMAGE_ERRORS),
-            credentials=credentials,
+            answers={200: result, 202: later},
+            errors=(*known, *failed),
+            **common,
         ),
-        Operation(
-            "DELETE",
-            "/jobs/{id}",
-            "Cancel a job",
-            "jobs",
-            {200: Answer("How it is now: one that had ended stays as it was.", {JSON: JobStatus})},
-            parameters=(_ID,),
-            errors=own,
-            credentials=credentials,
-        ),
+        Operation("DELETE", "/jobs/{id}", "Cancel a job", answers={200: status}, errors=known, **common),
     )

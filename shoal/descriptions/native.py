@@ -7,11 +7,12 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from shoal.descriptions import SWITCH, TIMEOUT
+from shoal.descriptions import SWITCH, TIMEOUT, jobs
 from shoal.documents import ManyPredicted, Pair, PictureUrl, PictureUrls, Predicted
 from shoal.errors import (
     BodyTooLarge,
     DeadlineExceeded,
+    Draining,
     EmptyBody,
     FetchFailed,
     FetchTimeout,
@@ -86,13 +87,12 @@ IMAGE_ERRORS: tuple[type[ShoalError], ...] = (
     NotReady,
     DeadlineExceeded,
 )
-_ERRORS = (*IMAGE_ERRORS, JobsDisabled, MissingImage, InvalidUrl, UrlDisabled, UrlNotAllowed, FetchFailed, FetchTimeout)
+_ERRORS = (*IMAGE_ERRORS, MissingImage, InvalidUrl, UrlDisabled, UrlNotAllowed, FetchFailed, FetchTimeout)
 
 _ABOUT = (
     "The body is the image itself, of whatever `Content-Type`; or a form with one or several files in the field "
     "`image` (or `data`); or JSON that says where the images are. A model's task may have more options than `top_k`: "
-    "numbers in the query, by their names. With `Prefer: respond-async`, `POST /predict` answers 202 and the result is "
-    "asked for later, or sent to `Shoal-Webhook`."
+    "numbers in the query, by their names."
 )
 
 
@@ -101,11 +101,8 @@ def predictions(
     errors: Sequence[type[ShoalError]],
     credentials: Sequence[str],
     answers: dict[int, Answer] | None = None,
-    later: dict[int, Answer] | None = None,
 ) -> tuple[Operation, ...]:
-    """``POST /predict`` and ``POST /``, with what a gateway or a worker has beyond what they have in common.
-
-    ``later`` is how only the former is answered too."""
+    """``POST /predict`` and ``POST /``, with what a gateway or a worker has beyond what they have in common."""
     common: dict[str, Any] = {
         "tag": "predictions",
         "about": _ABOUT,
@@ -121,9 +118,9 @@ def predictions(
             "POST",
             "/predict",
             "What the model says of an image",
-            answers={200: whole, **(later or {}), **(answers or {})},
-            parameters=(*parameters, *_OPTIONS, _RENDER),
-            **common,
+            answers={200: whole, 202: jobs.ACCEPTED, **(answers or {})},
+            parameters=(*parameters, *_OPTIONS, _RENDER, *jobs.ASKING),
+            **(common | {"errors": (*common["errors"], JobsDisabled, Draining)}),
         ),
         Operation(
             "POST",

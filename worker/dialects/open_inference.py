@@ -96,6 +96,7 @@ class Infer:
         body = await receiver.read_body(request, wanted, timings)
         reading = partial(_read, body, length, wanted.card, receiver.most)
         read = await receiver.in_thread(reading) if len(body) > _LARGE else reading()
+        timings.mark("read")
         deadline = wanted.deadline
         if read.timeout:
             deadline = min(deadline, started + read.timeout / _MICROSECONDS)
