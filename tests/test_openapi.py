@@ -283,7 +283,7 @@ def test_whatever_is_sent_is_answered_as_the_document_says(small: Cluster, servi
         f"invalid_{noun}",
         "method_not_allowed",
     }
-    assert always | {"unsupported_image", "invalid_image", "empty_body", "missing_image"} <= set(tally)
+    assert always | {"unsupported_image", "invalid_image"} <= set(tally)
     assert not small.log(message="unexpected error")
 
 
