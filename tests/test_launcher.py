@@ -22,7 +22,7 @@ from tests.photos import fake_label, photo
 pytestmark = pytest.mark.cluster
 
 PLACES = {"discovery", "repository"}
-ROLES = {"gateway", "worker", "front", "model", "redis"}
+ROLES = {"gateway", "worker", "front", "model", "courier", "redis"}
 
 
 @pytest.fixture
