@@ -21,8 +21,9 @@ demo: $(VENV)/cluster  ## a cluster on this machine classifies real photos, then
 up: $(VENV)/cluster  ## a cluster on this machine, until Ctrl-C
 	$(BIN)/shoal up
 
-test: $(VENV)/dev  ## every test, with a real Redis and a real Consul
+test: $(VENV)/dev  ## every test, with a real Redis, a real Consul and a real Prometheus
 	export CONSUL_BIN="$$(tests/tools/consul.sh .tools)" REDIS_BIN="$$(tests/tools/redis.sh .tools $(BIN)/python)" && \
+	export PROMETHEUS_PATH="$$(tests/tools/prometheus.sh .tools)" && \
 	PATH="$$(dirname "$$REDIS_BIN"):$$PATH" $(BIN)/python -m pytest $(TESTS)
 
 check: $(VENV)/dev  ## format, lint, types, import table

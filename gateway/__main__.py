@@ -19,7 +19,7 @@ from gateway.app import Gateway
 from gateway.balancers import BALANCERS
 from gateway.fleet import Fleet
 from gateway.proxy import Proxy
-from shoal import admin, logs, metrics, processes, service
+from shoal import admin, logs, metrics, processes, service, traces
 from shoal.keys import KeyRing
 from shoal.publication import PREFIX
 from shoal.settings import GatewaySettings, InvalidSettings
@@ -34,16 +34,19 @@ async def serve(
 ) -> int:
     """The life of a gateway: know the fleet, listen, register; then leave, wait, finish, end."""
     stop = service.Stop()
+    traces.configure(settings.traces)
     logs.configure(settings.log_level, role="gateway", instance=settings.name, pid=str(os.getpid()))
     lifeline = [service.hold_lifeline(service.lines_of_stdin())] if settings.lifeline else []
     registry = CollectorRegistry()
     gateway_metrics = metrics.GatewayMetrics(registry)
+    metrics.watch_process(registry)
     public = service.bind(settings.host, settings.port)
     internal = service.bind(settings.internal_host, settings.internal_port)
     name = settings.name or f"{socket.gethostname()}-{public.getsockname()[1]}"
     public_url = settings.public_url or service.url_of(settings.host, public)
     async with (
         service.background(*lifeline),
+        traces.tracing("gateway", name) as tracer,
         ClientSession(connector=TCPConnector(limit=0), cookie_jar=DummyCookieJar()) as polling,
         Proxy.open() as proxy,
         connecting as backend,
@@ -70,6 +73,7 @@ async def serve(
             keys=keys,
             gateway_metrics=gateway_metrics,
             registry=registry,
+            tracer=tracer,
         )
         member = Member(
             role="gateway",

@@ -13,7 +13,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 from prometheus_client import CollectorRegistry
 
-from gateway import description, heads, operators, state, swagger
+from gateway import description, heads, operators, state, swagger, targets
 from gateway.browser import Page
 from gateway.events import Events
 from gateway.fleet import Choice, Fleet, Wish
@@ -26,12 +26,13 @@ from gateway.proxy_tickets import ProxyTickets
 from gateway.replay import Body, ReplayBuffer, Stream, digest
 from gateway.scaling import ScaleSignal
 from gateway.tensorflow_serving import TensorFlowServing
-from shoal import cors, http, logs, metrics, paths
+from shoal import access, cors, http, logs, metrics, paths, traces
 from shoal.documents import Live, Lookup, OneWorker, Ready, Status
 from shoal.errors import BadGateway, DeadlineExceeded, Draining, InvalidOption, ShoalError
 from shoal.keys import Holder, KeyRing
 from shoal.settings import GatewaySettings
 from shoal.tickets import Signer
+from shoal.traces import OFF, Tracer
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ _MOST_OF_ROOM = 1 / 8  # that one lookup may take
 _MOST_UPLOADS = 2  # workers that may have executed one request
 _MOST_TRIES = 5  # workers asked, those that refused included
 _RETRYABLE_STATUS = (421, 429, 502, 503)
-_PASSED_TO = ("Accept", "Cache-Control", http.JSON_LENGTH, http.PREFER, http.WEBHOOK)
+_PASSED_TO = ("Accept", "Cache-Control", http.JSON_LENGTH, http.PREFER, http.WEBHOOK, *traces.HEADERS)
 _PASSED_ON = (
     "Content-Type",
     "Location",
@@ -69,6 +70,7 @@ class Gateway:
         keys: KeyRing | None,
         gateway_metrics: metrics.GatewayMetrics,
         registry: CollectorRegistry,
+        tracer: Tracer = OFF,
     ) -> None:
         self._settings = settings
         self._name = name
@@ -78,6 +80,7 @@ class Gateway:
         self._keys = keys
         self._metrics = gateway_metrics
         self._registry = registry
+        self._tracer = tracer
         self._replay = ReplayBuffer(body_bytes=settings.replay_body_bytes, total_bytes=settings.replay_total_bytes)
         self._tickets = ProxyTickets(name, signer, fleet, max_bytes=settings.max_body_bytes)
         self._inquiries = Inquiries(fleet, proxy, self._tickets)
@@ -93,8 +96,13 @@ class Gateway:
         self.draining = True
         self.events.close()
 
+    def _app(self) -> web.Application:
+        remote = access.Remote(self._settings.trusted_proxies)
+        around = http.middleware(self._metrics, lambda: self.draining, remote=remote, tracer=self._tracer)
+        return web.Application(middlewares=[around])
+
     def public_app(self) -> web.Application:
-        app = web.Application(middlewares=[http.middleware(self._metrics, lambda: self.draining)])
+        app = self._app()
         cors.allow(app, self._settings.cors_origins)
         OpenInference(self._fleet, self._inquiries, self._authenticate, lambda: self.draining).add_to(app)
         TensorFlowServing(self._fleet, self._inquiries, self._authenticate).add_to(app)
@@ -116,10 +124,11 @@ class Gateway:
         return app
 
     def internal_app(self) -> web.Application:
-        app = web.Application(middlewares=[http.middleware(self._metrics, lambda: self.draining)])
+        app = self._app()
         app.router.add_get("/livez", self._live)
         app.router.add_get("/readyz", self._ready)
         app.router.add_get("/metrics", self._exposition)
+        app.router.add_get("/targets", self._targets)
         return app
 
     def _authenticate(self, request: web.Request) -> str:
@@ -191,6 +200,7 @@ class Gateway:
             self._metrics.lookups.labels("", error.code).inc()
             raise
         request[http.MODEL] = choice.key  # never what the caller wrote: it becomes a label
+        request[access.WORKER], request[access.WAY] = choice.name, "direct"
         uses = min(uses, max(1, int(choice.room * _MOST_OF_ROOM)))
         choice.worker.reserve(choice.key, uses)
         self._metrics.lookups.labels(choice.key, "ok").inc()
@@ -212,6 +222,7 @@ class Gateway:
         subject = self._authenticate(request)
         if http.switch(request, "redirect"):
             return await self._redirect(request, subject)
+        request[access.WAY], began = "proxied", time.perf_counter()
         settings = self._settings
         http.check_head(request, settings.max_body_bytes)
         seconds = self._seconds(request)
@@ -222,16 +233,22 @@ class Gateway:
             await self._fleet.await_open(wish, min(settings.patience, seconds))
         http.welcome_body(request)
         arrival = min(deadline, time.monotonic() + settings.upload_timeout)
-        async with self._replay.body(request, limit=settings.max_body_bytes, deadline=arrival) as body:
-            self._metrics.bytes.labels("proxied").inc(len(body) if isinstance(body, bytes) else 0)
-            if self._fleet.caches(wish.model) and not request.content_type.startswith("multipart/"):
-                wish = replace(wish, digest=await digest(body))
-            with self._fleet.refusals.noted(wish.model):
-                answer = await self._deliver(request, body, wish, deadline)
+        try:
+            async with self._replay.body(request, limit=settings.max_body_bytes, deadline=arrival) as body:
+                arrived = time.perf_counter()
+                if self._fleet.caches(wish.model) and not request.content_type.startswith("multipart/"):
+                    wish = replace(wish, digest=await digest(body))
+                with self._fleet.refusals.noted(wish.model):
+                    answer = await self._deliver(request, body, wish, deadline)
+        finally:
+            self._metrics.bytes.labels("in").inc(request.content.total_bytes)
             self.events.proxied_bytes += request.content.total_bytes
+        self._metrics.bytes.labels("out").inc(len(answer.body))
         if answer.status == HTTPStatus.TOO_MANY_REQUESTS:
             self._fleet.refusals.add(wish.model)
         headers = CIMultiDict((name, answer.headers[name]) for name in _PASSED_ON if name in answer.headers)
+        own = f"upload;dur={(arrived - began) * 1000:.2f}, gateway;dur={(time.perf_counter() - began) * 1000:.2f}"
+        headers["Server-Timing"] = ", ".join(filter(None, (headers.get("Server-Timing"), own)))
         return web.Response(status=answer.status, body=answer.body, headers=headers)
 
     async def _deliver(self, request: web.Request, body: Body, wish: Wish, deadline: float) -> Answer:
@@ -255,7 +272,7 @@ class Gateway:
                 raise
             if refusal is not None and choice.worker.incarnation in wish.exclude:
                 return refusal  # everybody has refused
-            request[http.MODEL] = choice.key
+            request[http.MODEL], request[access.WORKER] = choice.key, choice.name
             wish = replace(wish, exclude=wish.exclude | {choice.worker.incarnation})
             try:
                 answer = await self._send(request, choice, body, deadline)
@@ -304,10 +321,11 @@ class Gateway:
         query = urlencode(heads.options(request))
         url = f"{choice.worker.member.internal_url}{request.path}" + (f"?{query}" if query else "")
         choice.worker.reserve(choice.key, 1)
-        with choice.worker.sending() as scope:
+        with choice.worker.sending() as scope, self._tracer.span("proxy", "client"):
+            self._tracer.note(shoal_worker=choice.name)
             try:
                 async with scope:
-                    answer = await self._proxy.send(url, body, headers, deadline=deadline)
+                    answer = await self._proxy.send(url, body, headers | self._tracer.headers(), deadline=deadline)
             except TimeoutError:
                 if scope.expired():
                     raise Broken("the worker fell silent") from None
@@ -355,6 +373,12 @@ class Gateway:
 
     async def _exposition(self, request: web.Request) -> web.Response:
         return web.Response(body=metrics.exposition(self._registry), headers={"Content-Type": metrics.CONTENT_TYPE})
+
+    async def _targets(self, request: web.Request) -> web.Response:
+        """What Prometheus is to scrape, as its discovery by HTTP reads it: this gateway and every worker it knows."""
+        own = targets.group(str(request.url.origin()), service="gateway", instance=self._name, zone=self._settings.zone)
+        members = sorted((worker.member for worker in self._fleet), key=lambda member: member.name)
+        return http.json_response([own, *map(targets.of, members)])
 
 
 def _public_url(choice: Choice) -> str:

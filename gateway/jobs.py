@@ -14,6 +14,7 @@ from gateway.known_worker import Worker
 from gateway.proxy import Answer, Broken, NotSent, Proxy
 from shoal import http, logs
 from shoal.errors import BadGateway, DeadlineExceeded, UnknownJob
+from shoal.paths import JOB_ID
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,8 @@ class Jobs:
     async def _carry(self, request: web.Request) -> web.Response:
         """Raises ``UnknownJob`` when the worker has gone, and its jobs with it; ``BadGateway`` when it is away now."""
         self._authenticate(request)
-        worker = self._fleet.named(request.match_info["id"].partition(".")[0])
+        id = JOB_ID.fullmatch(request.match_info["id"])  # nothing else may become a part of a worker's URL
+        worker = self._fleet.named(id["incarnation"]) if id else None
         if worker is None:
             raise UnknownJob
         try:

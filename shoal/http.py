@@ -17,7 +17,8 @@ import msgspec
 from aiohttp import BodyPartReader, web
 from aiohttp.http_exceptions import BadHttpMessage
 
-from shoal import paths
+from shoal import access, paths
+from shoal.access import Remote
 from shoal.errors import (
     BodyTooLarge,
     EmptyBody,
@@ -31,9 +32,10 @@ from shoal.errors import (
 )
 from shoal.logs import request_id as current_request_id
 from shoal.metrics import HttpMetrics
+from shoal.traces import OFF, Tracer
 from shoal.wire import Option, Priority
 
-log = logging.getLogger("shoal.access")
+log = logging.getLogger(__name__)
 
 REQUEST_ID = "X-Request-ID"
 TIMEOUT_MS = "Shoal-Timeout-Ms"
@@ -53,14 +55,11 @@ PROVENANCE = ("Shoal-Model", "Shoal-Version", "Shoal-Worker")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _DECIMAL = re.compile(r"-?[0-9]+(\.[0-9]*)?")
-_PROBES = ("/livez", "/readyz", "/load", "/metrics")
 _FIELDS = ("image", "data")  # the two origin systems' names
 _MAX_PARTS = 16
 _CHUNK = 64 * 1024
 
-# What a handler adds to the log line and the metrics of its request.
-MODEL = web.RequestKey("model", str)
-SUBJECT = web.RequestKey("subject", str)
+MODEL, SUBJECT = access.MODEL, access.SUBJECT
 
 T = TypeVar("T")
 
@@ -114,8 +113,12 @@ def _translate(error: web.HTTPException) -> ShoalError:
             return InvalidRequest(error.reason)
 
 
-def middleware(metrics: HttpMetrics, is_draining: Callable[[], bool]) -> Any:
-    """Request id, error rendering, access log and request metrics, around every handler."""
+def middleware(
+    metrics: HttpMetrics, is_draining: Callable[[], bool], *, remote: Remote | None = None, tracer: Tracer = OFF
+) -> Any:
+    """Request id, error rendering, access log, trace and request metrics, around every handler."""
+
+    remote = remote or Remote()
 
     @web.middleware
     async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -124,41 +127,47 @@ def middleware(metrics: HttpMetrics, is_draining: Callable[[], bool]) -> Any:
         token = current_request_id.set(request_id)
         started = time.perf_counter()
         metrics.in_progress.inc()
-        if log.isEnabledFor(logging.DEBUG):
-            log.debug("begun", extra={"method": request.method, "path": request.path})
-        code, status = "client_closed", 499
-        try:
-            response = await _answer(request, handler, request_id)
-            code, status = response.headers.get("Shoal-Code", "ok"), response.status
-            if not response.prepared:
-                response.headers[REQUEST_ID] = request_id
-                if is_draining():
-                    response.force_close()
-            return response
-        finally:
-            seconds = time.perf_counter() - started
-            resource = request.match_info.route.resource
-            path = resource.canonical if resource else "other"
-            metrics.in_progress.dec()
-            metrics.requests.labels(path, request.get(MODEL, ""), code).inc()
-            metrics.duration.labels(path).observe(seconds)
-            log.log(
-                logging.DEBUG if path in _PROBES else logging.INFO,
-                "request",
-                extra={
-                    "method": request.method,
-                    "path": request.path,  # never the query: it may hold a ticket
-                    "status": status,
-                    "code": code,
-                    "ms": round(seconds * 1000, 2),
-                    "bytes": request.content_length,
-                    "model": request.get(MODEL, ""),
-                    "subject": request.get(SUBJECT, ""),
-                },
-            )
-            current_request_id.reset(token)
+        if access.log.isEnabledFor(logging.DEBUG):
+            access.log.debug("begun", extra={"method": request.method, "path": request.path})
+        resource = request.match_info.route.resource
+        path = resource.canonical if resource else "other"
+        code, status, sent = "client_closed", 499, 0
+        using = OFF if path in access.PROBES else tracer
+        with using.span(f"{request.method} {path}", "server", carried=request.headers):
+            try:
+                response = await _answer(request, handler, request_id)
+                code, status = response.headers.get("Shoal-Code", "ok"), response.status
+                sent = response.content_length or 0
+                if not response.prepared:
+                    response.headers[REQUEST_ID] = request_id
+                    if is_draining():
+                        response.force_close()
+                return response
+            finally:
+                seconds = time.perf_counter() - started
+                metrics.in_progress.dec()
+                metrics.requests.labels(path, request.get(MODEL, ""), code).inc()
+                metrics.duration.labels(path).observe(seconds)
+                access.write(
+                    request, path=path, remote=remote.of(request), status=status, code=code, seconds=seconds, sent=sent
+                )
+                _note(using, request, path, status, code)
+                current_request_id.reset(token)
 
     return around
+
+
+def _note(tracer: Tracer, request: web.Request, path: str, status: int, code: str) -> None:
+    if tracer.is_on:
+        tracer.note(
+            failed=status >= HTTPStatus.INTERNAL_SERVER_ERROR,
+            http_request_method=request.method,
+            http_route=path,
+            http_response_status__code=status,
+            shoal_code=code,
+            shoal_model=request.get(MODEL, ""),
+            shoal_request__id=current_request_id.get(),
+        )
 
 
 async def _answer(request: web.Request, handler: Handler, request_id: str) -> web.StreamResponse:
@@ -175,7 +184,7 @@ async def _answer(request: web.Request, handler: Handler, request_id: str) -> we
     except (BadHttpMessage, web.RequestPayloadError) as error:
         failure = InvalidRequest(f"The body is malformed: {type(error).__name__}.")
     except Exception:
-        logging.getLogger(__name__).exception("unexpected error")
+        log.exception("unexpected error")
         failure = ShoalError()
     response = error_response(failure, request_id, request.path)
     response.headers["Shoal-Code"] = failure.code

@@ -101,6 +101,11 @@ class Running:
         ]
 
     @property
+    def internal_urls(self) -> dict[str, str]:
+        """Of each node, where its health and its metrics are."""
+        return {i.name: str(i.event["internal_url"]) for i in self.instances if i.event}
+
+    @property
     def models(self) -> list[str]:
         return sorted({model for instance in self.of("worker") for model in instance.event.get("models", ())})
 
@@ -115,6 +120,7 @@ class Running:
             "gateway": self.gateways[0] if self.gateways else None,
             "gateways": self.gateways,
             "workers": self.workers,
+            "internal_urls": self.internal_urls,
             "models": self.models,
             "api_key": self.api_key,
             "pids": self.pids,

@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterable
+from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Metric,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
+
+from shoal import metric_files
+from shoal.version import VERSION
+
+log = logging.getLogger(__name__)
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -37,7 +55,12 @@ class GatewayMetrics(HttpMetrics):
     def __init__(self, registry: CollectorRegistry) -> None:
         super().__init__(registry)
         self.lookups = Counter("shoal_lookups", "Lookups by result.", ["model", "result"], registry=registry)
-        self.bytes = Counter("shoal_gateway_bytes", "Bytes of request bodies.", ["path"], registry=registry)
+        self.bytes = Counter(
+            "shoal_gateway_bytes",
+            "Bytes of bodies that went through this gateway: in of requests, out of their answers.",
+            ["direction"],
+            registry=registry,
+        )
         self.retries = Counter(
             "shoal_proxy_retries", "Proxied requests sent to a second worker.", ["code"], registry=registry
         )
@@ -103,11 +126,11 @@ class FrontMetrics(HttpMetrics):
         self.shared = Counter(
             "shoal_shared", "Images answered by the execution of an equal one.", ["model"], registry=registry
         )
-        self.cache_bytes = Gauge(
-            "shoal_cache_bytes",
-            "Bytes of kept answers, as the cache counts them.",
+        self.uploaded = Counter(
+            "shoal_upload_bytes",
+            "Bytes of request bodies, by the way they came: direct from clients, or proxied by a gateway.",
+            ["way"],
             registry=registry,
-            multiprocess_mode="livemostrecent",
         )
 
 
@@ -175,6 +198,9 @@ class SupervisorMetrics:
         self.hung = Counter(
             "shoal_hung_processes", "Children killed because they had stopped working.", ["role"], registry=registry
         )
+        for role in ("courier", "front", "model", "redis"):  # from 0, so that the first one is an increase
+            self.deaths.labels(role)
+            self.hung.labels(role)
         self.abandoned = Counter(
             "shoal_abandoned", "Jobs dropped before execution because their front died.", ["model"], registry=registry
         )
@@ -184,27 +210,76 @@ class SupervisorMetrics:
             ["model"],
             registry=registry,
         )
-        self.model_ready = Gauge(
-            "shoal_model_ready",
-            "1 where the model version is ready.",
-            ["model"],
-            registry=registry,
-            multiprocess_mode="livemostrecent",
+
+
+class NodeMetrics(Collector):
+    """How a node is at the moment of a scrape. What is not there any more has no sample."""
+
+    def __init__(self) -> None:
+        self.draining = GaugeMetricFamily("shoal_draining", "1 while the instance drains.")
+        self.ready = GaugeMetricFamily("shoal_model_ready", "1 where the model version is ready.", labels=["model"])
+        self.processes = GaugeMetricFamily(
+            "shoal_model_processes", "Processes of the model version that are ready.", labels=["model"]
         )
+        self.cost = GaugeMetricFamily(
+            "shoal_image_cost_seconds", "Measured time that an image takes the node, in a full batch.", labels=["model"]
+        )
+        self.depth = GaugeMetricFamily(
+            "shoal_queue_depth", "Jobs that wait or are being executed.", labels=["model", "priority"]
+        )
+        self.capacity = GaugeMetricFamily(
+            "shoal_queue_capacity", "Most jobs that may wait or be executed.", labels=["model"]
+        )
+        self.cache_bytes = GaugeMetricFamily("shoal_cache_bytes", "Bytes of kept answers, as the cache counts them.")
+        self.running = GaugeMetricFamily("shoal_processes", "Processes of the node.", labels=["role"])
+        self.memory = GaugeMetricFamily(
+            "shoal_resident_memory_bytes", "Memory of the node's processes, shared pages in each.", labels=["role"]
+        )
+
+    def collect(self) -> Iterable[Metric]:
+        return [*vars(self).values()]
+
+
+class BuildInfo(Collector):
+    """The version that runs."""
+
+    def collect(self) -> Iterable[Metric]:
+        return [InfoMetricFamily("shoal_build", "The version that runs, as the label.", {"version": VERSION})]
+
+
+class _Shared(Collector):
+    """What all processes of a node have counted."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def collect(self) -> Iterable[Metric]:
+        return metric_files.read(self._folder)
+
+
+def watch_process(registry: CollectorRegistry) -> None:
+    """Add the memory, processor time and files of this one process, by the library's own names (``process_...``)."""
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
 
 
 def bury(pid: int) -> None:
-    """Forget the live gauges of a process that has ended; its counters stay."""
-    if _DIRECTORY in os.environ:
-        mark_process_dead(pid)
+    """Keep the counts of a process that has ended, in the file of all the dead, and forget the rest of it."""
+    if _DIRECTORY not in os.environ:
+        return
+    try:
+        metric_files.bury(Path(os.environ[_DIRECTORY]), pid)
+    except (OSError, RuntimeError) as error:  # nothing is lost: the next burial takes it along
+        log.warning("the counts of a dead process are not added up yet", extra={"pid": pid, "error": str(error)})
 
 
-def exposition(registry: CollectorRegistry) -> bytes:
-    """The text of ``/metrics``: of all processes of the node where they share, else of this one."""
-    if _DIRECTORY in os.environ:
-        registry = CollectorRegistry()
-        MultiProcessCollector(registry)
-    return generate_latest(registry)
+def exposition(registry: CollectorRegistry, *more: Collector) -> bytes:
+    """The text of ``/metrics``: of all processes of the node where they share, else of this one; and ``more``."""
+    shown = CollectorRegistry()
+    shown.register(_Shared(Path(os.environ[_DIRECTORY])) if _DIRECTORY in os.environ else registry)
+    for collector in (BuildInfo(), *more):
+        shown.register(collector)
+    return generate_latest(shown)
 
 
 def samples(registry: CollectorRegistry) -> list[tuple[str, dict[str, str], float]]:

@@ -116,6 +116,8 @@ class Settings(BaseSettings):
     cors_origins: Origins = Field((), description="web pages that may call this from a browser: https://HOST:PORT,…")
     admin: SocketPath = Field("", description="path of the admin listener, a unix socket; empty: none")
     log_level: LogLevel = Field("info", description="debug, info, warning or error")
+    trusted_proxies: Networks = Field((), description="networks of proxies whose X-Forwarded-For is believed")
+    traces: str = Field("", description="OTLP/HTTP endpoint of a trace collector, http://HOST:4318; empty: none")
     lifeline: bool = Field(False, description="stop at once when standard input closes (set by a parent process)")
 
     @classmethod

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -44,6 +44,11 @@ class Ticket:
     id: str
     gateway: str
     priority: Priority
+
+    @property
+    def way(self) -> Literal["direct", "proxied"]:
+        """How what it permits comes: from a client, or through the gateway."""
+        return "direct" if self.uses else "proxied"
 
 
 class Signer:

@@ -127,11 +127,12 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     """One image on its way through the queue of a model version.
 
     ``inputs`` maps input names to tensors. ``submitted`` is on the node's monotonic clock (seconds), and
-    ``remaining_ms`` counts from it. ``waiters`` are the reply streams that want the answer; a job with a ``flight``
-    has them in the queue, where more may join. ``digest`` is the sha256 of the image as it came, and ``frame`` says
-    what part of it the tensor shows. With ``outputs`` the network's own outputs are the answer, and not the task's; an
-    empty list is all of them. One with a ``record`` is answered there, for a client that asks again later. A
-    ``heartbeat`` is nobody's image: it shows that the queue and the model process work.
+    ``remaining_ms`` counts from it. ``waiters`` are the reply streams that want the answer; a job with a ``flight`` has
+    them in the queue, where more may join. ``digest`` is the sha256 of the image as it came, and ``frame`` says what
+    part of it the tensor shows. ``trace_id`` is the W3C ``traceparent`` of the request, if it is traced. With
+    ``outputs`` the network's own outputs are the answer, and not the task's; an empty list is all of them. One with a
+    ``record`` is answered there, for a client that asks again later. A ``heartbeat`` is nobody's image: it shows that
+    the queue and the model process work.
     """
 
     id: str
@@ -227,10 +228,11 @@ class Served(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class NodeState(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What the supervisor tells its fronts, on every change and at least once a second."""
+    """What the supervisor tells its fronts, on every change and at least once a second. ``pids`` are by role."""
 
     draining: bool = False
     models: dict[str, ModelState] = {}
+    pids: dict[str, list[int]] = {}
     served: dict[str, Served] = {}
 
 

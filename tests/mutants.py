@@ -516,6 +516,34 @@ MUTANTS = (
         "",
         "tests/test_fetching.py::test_what_a_host_may_do_to_us",
     ),
+    Mutant(
+        "only an admin key has a worker drained",
+        "gateway/operators.py",
+        "    if not holder.is_admin:\n        raise NotAllowed\n",
+        "",
+        "tests/test_events.py::test_an_admin_has_a_worker_drained",
+    ),
+    Mutant(
+        "a signed order is good for what it says, and for nothing else",
+        "shoal/tickets.py",
+        '        if claims["do"] != order:\n            raise InvalidTicket\n',
+        "",
+        "tests/test_events.py::test_an_order_is_no_ticket_and_a_ticket_no_order",
+    ),
+    Mutant(
+        "a page of a site that nobody named is told nothing",
+        "shoal/cors.py",
+        "return bool(origin) and (origin in origins or bool(any_port and any_port in origins))",
+        "return bool(origin)",
+        "tests/test_browser.py::test_any_other_page_is_told_nothing",
+    ),
+    Mutant(
+        "the live state ends when its gateway drains",
+        "gateway/events.py",
+        "while not self._is_closed:",
+        "while True:",
+        "tests/test_events.py::test_a_drain_ends_every_listener_and_takes_no_more",
+    ),
 )
 
 

@@ -58,6 +58,7 @@ ONLY_IN: dict[str, set[str]] = {
     "tf2onnx": {"worker/models/conversion.py"},
     "onnx": {"worker/models/conversion.py"},
     "jwt": {"shoal/tickets.py"},
+    "opentelemetry": {"shoal/traces.py"},
     "pydantic": {
         "manual/reference.py",
         "shoal/settings.py",
@@ -73,9 +74,12 @@ ONLY_IN: dict[str, set[str]] = {
     "pydantic_settings": {"shoal/settings.py"},
     "prometheus_client": {
         "shoal/metrics.py",
+        "shoal/metric_catalogue.py",
+        "shoal/metric_files.py",
         "gateway/__main__.py",
         "gateway/app.py",
         "worker/courier.py",
+        "worker/exposition.py",
         "worker/front.py",
         "worker/front_process.py",
         "worker/model_process.py",
@@ -85,10 +89,11 @@ ONLY_IN: dict[str, set[str]] = {
 
 SERVER_ONLY = ("redis", "consul", "PIL", "numpy", "pydantic", "msgspec", "jwt", "prometheus_client", "cryptography")
 RUNTIMES = ("tensorflow", "keras", "torch", "jax", "onnxruntime", "onnx", "tf2onnx")
+UNASKED = ("opentelemetry",)  # Redis's client loads a part of it where it is installed
 NEVER_LOADED = [
-    ("shoal", (*SERVER_ONLY, *RUNTIMES)),
-    ("shoal.cli", (*SERVER_ONLY, *RUNTIMES)),
-    ("gateway.__main__", ("redis", "consul", "PIL", "numpy", *RUNTIMES)),
+    ("shoal", (*SERVER_ONLY, *RUNTIMES, *UNASKED)),
+    ("shoal.cli", (*SERVER_ONLY, *RUNTIMES, *UNASKED)),
+    ("gateway.__main__", ("redis", "consul", "PIL", "numpy", *RUNTIMES, *UNASKED)),
     ("worker.supervisor", ("consul", *RUNTIMES)),
     ("worker.front_process", ("consul", *RUNTIMES)),
     ("worker.courier", ("PIL", "numpy", "consul", "pydantic", *RUNTIMES)),

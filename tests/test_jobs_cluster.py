@@ -12,6 +12,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from tests.clusters import Cluster, eventually, eventually_async, up
 from tests.photos import fake_label, photo
@@ -61,7 +62,8 @@ async def submit(session: aiohttp.ClientSession, cluster: Cluster, way: str, see
 async def ask(
     session: aiohttp.ClientSession, cluster: Cluster, path: str, method: str = "GET", **headers: str
 ) -> tuple[int, Any]:
-    async with session.request(method, cluster.gateway + path, headers=headers or cluster.headers) as response:
+    url = URL(cluster.gateway + path, encoded=True)
+    async with session.request(method, url, headers=headers or cluster.headers) as response:
         return response.status, await response.json()
 
 
@@ -94,7 +96,8 @@ async def test_who_may_ask(cluster: Cluster) -> None:
         job = await submit(session, cluster, "proxy", 1)
         assert (await ask(session, cluster, job["url"], Authorization="Bearer no"))[1]["error"]["code"] == "invalid_key"
         incarnation, _, name = job["id"].partition(".")
-        for path in (f"/jobs/{'0' * 32}.{name}", f"/jobs/{incarnation}.{'0' * 32}/result", "/jobs/nothing"):
+        inside = f"/jobs/{incarnation}.%2F..%2F..%2Fload"  # a path of the worker's internal listener
+        for path in (f"/jobs/{'0' * 32}.{name}", f"/jobs/{incarnation}.{'0' * 32}/result", "/jobs/nothing", inside):
             status, document = await ask(session, cluster, path)
             assert (status, document["error"]["code"]) == (404, "unknown_job")
 

@@ -22,7 +22,7 @@ from tests.photos import fake_label, photo
 pytestmark = pytest.mark.cluster
 
 PLACES = {"discovery", "repository"}
-ROLES = {"gateway", "worker", "front", "model", "redis"}
+ROLES = {"gateway", "worker", "front", "model", "courier", "redis"}
 
 
 @pytest.fixture
@@ -43,6 +43,7 @@ def test_nothing_is_left_behind(scratch: dict[str, str], number: signal.Signals)
             "gateway",
             "gateways",
             "workers",
+            "internal_urls",
             "models",
             "api_key",
             "pids",

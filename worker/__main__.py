@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from shoal import processes, service
+from shoal import processes, service, traces
 from shoal.settings import InvalidSettings, WorkerSettings
 
 
@@ -25,6 +25,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="shoal-metrics-") as folder:
         # Where the node's processes share their counters. The metrics library reads it when it is imported.
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        traces.configure(settings.traces)
         from worker import supervisor
 
         return service.run(supervisor.main(settings))

@@ -16,18 +16,19 @@ from pathlib import Path
 
 import msgspec
 from aiohttp import web
-from prometheus_client import CollectorRegistry
 
-from shoal import cors, http, logs, metrics, paths, processes
+from shoal import access, cors, http, metrics, paths, processes
 from shoal.documents import Live, Ready
 from shoal.errors import DeadlineExceeded, MissingTicket, NotReady, QueueFull, ShoalError, SpentTicket
 from shoal.tickets import Ticket, Verifier
-from shoal.wire import Job, NodeState
-from worker import answering, description
+from shoal.traces import OFF, Tracer
+from shoal.wire import NodeState
+from worker import answering, description, exposition
 from worker.asking import Wanted, wanted
 from worker.dialects import Dialect, native, open_inference, tensorflow_serving
 from worker.dialects.open_inference_questions import OpenInferenceQuestions
 from worker.dialects.tensorflow_questions import TensorFlowQuestions
+from worker.envelopes import job_of
 from worker.front_orders import Orders
 from worker.images import annotate
 from worker.job_requests import JobRequests
@@ -35,7 +36,7 @@ from worker.jobs import Offer
 from worker.load_reports import LoadReports
 from worker.questions import Questions
 from worker.queue import Queue, QueueUnavailable, bulk_capacity
-from worker.receiving import Decoded, Receiver
+from worker.receiving import Receiver
 from worker.submissions import Answered, Submissions, Use
 from worker.tally import Tally, counted
 from worker.timings import Timings
@@ -76,6 +77,7 @@ class Front:
         receiver: Receiver,
         jobs: JobRequests,
         front_metrics: metrics.FrontMetrics,
+        tracer: Tracer = OFF,
     ) -> None:
         self._orders = orders
         self._limits = orders.limits
@@ -84,6 +86,7 @@ class Front:
         self._receiver = receiver
         self._jobs = jobs
         self._metrics = front_metrics
+        self._tracer = tracer
         self._verifier = Verifier(Path(orders.ticket_keys), orders.incarnation) if orders.ticket_keys else None
         self._reports = LoadReports(
             queue,
@@ -118,7 +121,9 @@ class Front:
 
     def public_app(self) -> web.Application:
         """What clients may reach."""
-        app = web.Application(middlewares=[http.middleware(self._metrics, lambda: self.is_draining)])
+        remote = access.Remote(self._limits.trusted_proxies)
+        around = http.middleware(self._metrics, lambda: self.is_draining, remote=remote, tracer=self._tracer)
+        app = web.Application(middlewares=[around])
         cors.allow(app, self._limits.cors_origins)
         for path, dialect in _DIALECTS:
             predict = answering.counted(partial(self._predict, dialect), self._metrics)
@@ -144,7 +149,16 @@ class Front:
     # Predictions
 
     async def _predict(self, dialect: Dialect, request: web.Request) -> web.StreamResponse:
-        timings, use, spend = Timings(), Use(self._ticket(request)), False
+        timings = Timings()
+        try:
+            return await self._serve(dialect, request, timings)
+        finally:
+            timings.record(self._tracer)
+
+    async def _serve(self, dialect: Dialect, request: web.Request, timings: Timings) -> web.StreamResponse:
+        request[access.WORKER] = self._orders.worker
+        use, spend = Use(self._ticket(request)), False
+        request[access.WAY] = use.ticket.way if use.ticket else "direct"
         try:
             asked = wanted(request, use.ticket, dialect, reports=self._reports, limits=self._limits)
             later = await self._jobs.deferred(request, dialect, asked, use, draining=self.is_draining)
@@ -163,6 +177,7 @@ class Front:
             spend = not error.retryable
             raise
         finally:
+            self._metrics.uploaded.labels(request[access.WAY]).inc(request.content.total_bytes)
             if use.ticket is not None and not use.bound:
                 self._submissions.arrived(use.ticket.model, use.ticket, spend=spend)
         size = request.content.total_bytes
@@ -188,10 +203,10 @@ class Front:
                 decoded = await self._receiver.decode(numbered, asked, many=len(items) > 1)
             timings.mark("decode")
             group = uuid.uuid4().hex if len(items) > 1 else ""
-            subject = request.get(http.SUBJECT, "")
+            subject, trace = request.get(http.SUBJECT, ""), self._tracer.traceparent()
             offered = [offers[n] for n in missing] if offers else [self._offer(asked, d.digest) for d in decoded]
             jobs = [
-                replace(offer, job=_job(asked, offer, d, group, subject))
+                replace(offer, job=job_of(asked, offer, d, group, subject, trace))
                 for offer, d in zip(offered, decoded, strict=True)
             ]
         picture = items[0] if asked.is_rendered and isinstance(items[0], bytes) else b""
@@ -323,27 +338,4 @@ class Front:
         return web.Response(text="Welcome to Shoal. This is a worker: POST an image to /predict with a ticket.\n")
 
     async def _exposition(self, request: web.Request) -> web.Response:
-        if self._limits.cache_bytes:
-            with suppress(QueueUnavailable):
-                self._metrics.cache_bytes.set(await self._queue.cached_bytes())
-        text = await asyncio.to_thread(metrics.exposition, CollectorRegistry())
-        return web.Response(body=text, headers={"Content-Type": metrics.CONTENT_TYPE})
-
-
-def _job(asked: Wanted, offer: Offer, decoded: Decoded, group: str, subject: str) -> Job:
-    return Job(
-        id=offer.id,
-        inputs={asked.card.input.name: decoded.tensor},
-        waiters=[offer.front],
-        submitted=time.monotonic(),
-        remaining_ms=max(1, int((asked.deadline - time.monotonic()) * 1000)),
-        request_id=logs.request_id.get(),
-        subject=subject,
-        priority=asked.priority,
-        group=group,
-        options=asked.options,
-        digest=decoded.digest,
-        frame=decoded.frame,
-        flight=offer.sharing.flight if offer.sharing else "",
-        outputs=asked.outputs,
-    )
+        return await exposition.response(self._metrics.registry, self._reports, self._queue)

@@ -22,6 +22,7 @@ class Limits(msgspec.Struct, frozen=True):
     images_per_request: int = 16
     cache_bytes: int = 0
     cache_lifetime: float = 300.0
+    trusted_proxies: tuple[str, ...] = ()
     url_hosts: tuple[str, ...] = ()
     url_networks: tuple[str, ...] = ()
     url_timeout: float = 10.0

@@ -15,6 +15,7 @@ import msgspec
 from prometheus_client import CollectorRegistry
 
 from shoal import logs, metrics, processes, service
+from shoal.traces import tracing
 from worker.fetching import Fetcher
 from worker.front import Front
 from worker.front_orders import Orders
@@ -63,9 +64,11 @@ async def _main() -> int:
                 timeout=limits.url_timeout,
                 most=limits.url_fetches,
             ) as fetcher,
+            tracing("front", orders.front) as tracer,
         ):
             jobs = JobRequests.of(orders, records, front_metrics)
-            front = Front(orders, queue, submissions, Receiver(limits, decoders, fetcher), jobs, front_metrics)
+            receiver = Receiver(limits, decoders, fetcher)
+            front = Front(orders, queue, submissions, receiver, jobs, front_metrics, tracer)
             async with service.background(front.follow(lines)), _serving(front, orders):
                 processes.tell_parent({"event": "ready"})
                 await stop.requested()

@@ -6,7 +6,6 @@ queue, so neither front nor courier has anything that could be lost. The keys ar
 
 from __future__ import annotations
 
-import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -18,6 +17,7 @@ import msgspec
 import redis.asyncio as aioredis
 from redis.exceptions import ResponseError
 
+from shoal.paths import JOB_ID
 from shoal.wire import Reply, pack, unpack_reply
 from worker.jobs import Offer, Refused
 from worker.offering import GROUP, bulk_capacity, keys_of, words_of
@@ -27,7 +27,6 @@ from worker.redis_keys import JOB_EVENTS
 Status = Literal["queued", "done", "failed", "cancelled"]
 Delivery = Literal["waiting", "delivered", "failed"]
 
-_ID = re.compile(r"(?P<incarnation>[A-Za-z0-9-]{1,64})\.(?P<name>[0-9a-f]{32})")
 _EVENTS_AT_ONCE = 256
 
 
@@ -107,7 +106,7 @@ def new_name() -> str:
 
 def name_of(id: str) -> str:
     """The random part of a job's id, or "" when it is none."""
-    found = _ID.fullmatch(id)
+    found = JOB_ID.fullmatch(id)
     return found["name"] if found else ""
 
 

@@ -36,7 +36,7 @@ class LoadReports:
         self._incarnation = incarnation
         self._public_url = public_url
         self._capacity = capacity
-        self._caches = caches
+        self.caches = caches
         self._told = float("-inf")
         self._reports: dict[str, LoadReport] = {}
         self.state = NodeState()
@@ -96,7 +96,7 @@ class LoadReports:
             digest=state.card.digest if state.card else "",
             task=state.card.task if state.card else "",
             reason=state.reason,
-            caches=self._caches and state.card is not None and state.card.cacheable,
+            caches=self.caches and state.card is not None and state.card.cacheable,
             processes=state.processes,
             images=state.images,
             busy=state.busy,

@@ -23,6 +23,7 @@ from prometheus_client import CollectorRegistry
 from shoal import logs, processes, service
 from shoal.errors import DeadlineExceeded, ModelFailed, ShoalError
 from shoal.metrics import ModelMetrics
+from shoal.traces import OFF, Tracer, tracing
 from shoal.wire import Output, Reply, Tensor
 from worker import job_arrays
 from worker.job_arrays import Ready
@@ -62,11 +63,21 @@ class _Answer:
 class Executor:
     """Turns claimed jobs into replies. A batch that raises is split until the culprit is alone."""
 
-    def __init__(self, runtime: Runtime, queue: Queue, process: str, metrics: ModelMetrics, *, size: int) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        queue: Queue,
+        process: str,
+        metrics: ModelMetrics,
+        *,
+        size: int,
+        tracer: Tracer = OFF,
+    ) -> None:
         self._runtime = runtime
         self._queue = queue
         self._process = process
         self._metrics = metrics
+        self._tracer = tracer
         self._key = runtime.card.key
         self._size = size
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
@@ -160,6 +171,7 @@ class Executor:
             return [(batch[0], self._failure(batch[0], failure))]
         seconds = time.monotonic() - started
         self._count(batch, seconds)
+        self._record(batch, started, seconds)
         log.log(
             logging.DEBUG if all(c.job.heartbeat for c in batch) else logging.INFO,
             "executed",
@@ -210,6 +222,22 @@ class Executor:
         self._metrics.executions.labels(self._key, images).inc()
         self._metrics.execution_seconds.labels(self._key, images).inc(seconds)
 
+    def _record(self, batch: list[Claimed], started: float, seconds: float) -> None:
+        """A span in the trace of each job, linked to those of the others in the batch."""
+        traced = [claimed.job.trace_id for claimed in batch if claimed.job.trace_id] if self._tracer.is_on else []
+        for claimed in batch if traced else ():
+            if claimed.job.trace_id:
+                self._tracer.record(
+                    "execution",
+                    seconds,
+                    parent=claimed.job.trace_id,
+                    links=[other for other in traced if other != claimed.job.trace_id],
+                    shoal_model=self._key,
+                    shoal_batch__size=len(batch),
+                    shoal_queue__seconds=started - claimed.job.submitted,
+                    shoal_attempt=claimed.attempt,
+                )
+
     def _failure(self, claimed: Claimed, error: ShoalError) -> Reply:
         return Reply(
             job=claimed.job.id, code=error.code, message=error.message, attempt=claimed.attempt, process=self._process
@@ -259,8 +287,8 @@ async def _main() -> int:
     stop = service.Stop()
     stop.listen()  # not before: who still loads has nothing to finish, and ends at once
     metrics = ModelMetrics(CollectorRegistry())
-    async with Queue.connect(orders.redis) as queue:
-        executor = Executor(runtime, queue, orders.process, metrics, size=size)
+    async with Queue.connect(orders.redis) as queue, tracing("model", orders.process) as tracer:
+        executor = Executor(runtime, queue, orders.process, metrics, size=size, tracer=tracer)
         with contextlib.closing(executor):
             card = json.loads(msgspec.json.encode(runtime.card))
             tell({"event": "ready", "card": card, "seconds_per_image": seconds_per_image})

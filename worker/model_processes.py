@@ -90,6 +90,7 @@ class ModelProcesses:
             case "ready":
                 model.card = msgspec.convert(event["card"], ModelCard)
                 process.loaded(model.card, event["seconds_per_image"], self._settings.hang_timeout)
+                self._metrics.quarantined.labels(model.key)  # from 0, so that the first one is an increase
                 self._changed()
             case "failed":
                 process.reason = event["reason"]

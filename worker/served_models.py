@@ -69,7 +69,6 @@ class ServedModels:
         self._devices = devices
         self._queue = queue
         self._cache = cache
-        self._metrics = supervisor_metrics
         self._changed = changed
         self._is_asked_for = is_asked_for
         self._fixed = [self._fixed_model(text) for text in settings.models]
@@ -186,7 +185,7 @@ class ServedModels:
 
     def _status_changed(self) -> None:
         for model in self:
-            self._metrics.model_ready.labels(model.key).set(model.note() == "ready")
+            model.note()
         if self._group is not None:
             self.reconcile()
         self._changed()
@@ -205,7 +204,6 @@ class ServedModels:
         await self._forget(model)  # while its key is taken: the next one of that number has the same queue
         del self._served[model.key]
         self._release(model)
-        self._metrics.model_ready.labels(model.key).set(0)
         log.info("model gone", extra={"model": model.key})
         self._status_changed()
 

@@ -230,7 +230,7 @@ class Supervisor:
 
     def _state(self) -> Mapping[str, Any]:
         served = self.fronts.served if self.fronts is not None else {}
-        state = NodeState(draining=self.draining, models=dict(self._states()), served=served)
+        state = NodeState(draining=self.draining, models=dict(self._states()), pids=self._pids(), served=served)
         document: dict[str, Any] = json.loads(msgspec.json.encode(state))
         return document
 
