@@ -21,7 +21,7 @@ from gateway.inquiries import Inquiries
 from gateway.jobs import Jobs
 from gateway.known_worker import decode_report
 from gateway.open_inference import OpenInference
-from gateway.proxy import Answer, Broken, NotSent, Proxy
+from gateway.proxy import Answer, Broken, NotSent, Proxy, unless_silent
 from gateway.proxy_tickets import ProxyTickets
 from gateway.replay import Body, ReplayBuffer, Stream, digest
 from gateway.scaling import ScaleSignal
@@ -319,17 +319,12 @@ class Gateway:
             | {name: request.headers[name] for name in _PASSED_TO if name in request.headers}
         )
         query = urlencode(heads.options(request))
-        url = f"{choice.worker.member.internal_url}{request.path}" + (f"?{query}" if query else "")
+        url = f"{choice.worker.member.internal_url}{request.rel_url.raw_path}" + (f"?{query}" if query else "")
         choice.worker.reserve(choice.key, 1)
         with choice.worker.sending() as scope, self._tracer.span("proxy", "client"):
             self._tracer.note(shoal_worker=choice.name)
-            try:
-                async with scope:
-                    answer = await self._proxy.send(url, body, headers | self._tracer.headers(), deadline=deadline)
-            except TimeoutError:
-                if scope.expired():
-                    raise Broken("the worker fell silent") from None
-                raise
+            async with unless_silent(scope):
+                answer = await self._proxy.send(url, body, headers | self._tracer.headers(), deadline=deadline)
         if report := answer.headers.get(http.LOAD):
             choice.worker.settle(decode_report(report))
         return answer

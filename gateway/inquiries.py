@@ -31,7 +31,10 @@ _BEST_FIRST: tuple[Status, ...] = ("ready", "stalled", "restarting", "loading", 
 
 @dataclass(frozen=True)
 class VersionState:
-    """A model version in the whole fleet: the best that a worker says of it, and why. None says so of none."""
+    """A model version in the whole fleet: the best that a worker says of it, and why.
+
+    ``status`` is None where no worker has it.
+    """
 
     key: str
     status: Status | None

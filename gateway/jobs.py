@@ -11,7 +11,7 @@ from multidict import CIMultiDict
 
 from gateway.fleet import Fleet
 from gateway.known_worker import Worker
-from gateway.proxy import Answer, Broken, NotSent, Proxy
+from gateway.proxy import Answer, Broken, NotSent, Proxy, unless_silent
 from shoal import http, logs
 from shoal.errors import BadGateway, DeadlineExceeded, UnknownJob
 from shoal.paths import JOB_ID
@@ -57,14 +57,9 @@ class Jobs:
 
     async def _ask(self, request: web.Request, worker: Worker) -> Answer:
         seconds = http.timeout_of(request, default=_SECONDS, most=_SECONDS)
-        url = f"{worker.member.internal_url}{request.path}"
+        url = f"{worker.member.internal_url}{request.rel_url.raw_path}"
         headers = {http.REQUEST_ID: logs.request_id.get()}
         with worker.sending() as scope:
-            try:
-                async with scope:
-                    deadline = time.monotonic() + seconds
-                    return await self._proxy.ask(url, headers, deadline=deadline, method=request.method)
-            except TimeoutError:
-                if scope.expired():
-                    raise Broken("the worker fell silent") from None
-                raise
+            async with unless_silent(scope):
+                deadline = time.monotonic() + seconds
+                return await self._proxy.ask(url, headers, deadline=deadline, method=request.method)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
+from http import HTTPStatus
 
 from aiohttp import web
 
 from gateway.fleet import Fleet
 from gateway.proxy import Broken, NotSent, Proxy
 from shoal import http, logs
+from shoal.documents import Drained
 from shoal.errors import BadGateway, NotAllowed, ShoalError, UnknownWorker
 from shoal.keys import Holder
 from shoal.tickets import Signer
@@ -34,10 +36,10 @@ async def drain(request: web.Request, holder: Holder, *, fleet: Fleet, proxy: Pr
         answer = await proxy.send(url, b"", headers, deadline=time.monotonic() + _ANSWER_SECONDS)
     except (NotSent, Broken, TimeoutError) as error:
         raise BadGateway("The worker was not reached.") from error
-    if answer.status != web.HTTPAccepted.status_code:
+    if answer.status != HTTPStatus.ACCEPTED:
         raise _refusal(answer.status, answer.headers.get("Shoal-Code", ""))
     log.warning("drain", extra={"worker": worker.member.name, "subject": holder.name})
-    return http.json_response({"name": worker.member.name, "draining": True}, status=202)
+    return http.json_response(Drained(worker.member.name, True), status=HTTPStatus.ACCEPTED)
 
 
 def _refusal(status: int, code: str) -> ShoalError:

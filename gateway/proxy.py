@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -27,6 +28,18 @@ class NotSent(Exception):
 
 class Broken(Exception):
     """The connection broke after the request was begun, or what came is no answer: the worker may have executed it."""
+
+
+@asynccontextmanager
+async def unless_silent(scope: asyncio.Timeout) -> AsyncIterator[None]:
+    """Raises ``Broken`` when the ``scope`` of a worker's requests ends, which it does when the worker falls silent."""
+    try:
+        async with scope:
+            yield
+    except TimeoutError:
+        if scope.expired():
+            raise Broken("the worker fell silent") from None
+        raise
 
 
 @dataclass(frozen=True)

@@ -7,29 +7,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 from gateway.known_worker import Worker
-from shoal.wire import ModelLoad, Served
+from gateway.throughput import Count
 
 _SECONDS = 60
 _WINDOW = 3  # seconds over which a rate is taken: reports come twice a second, and not in step with us
-
-
-class Count(NamedTuple):
-    """Images executed, requests answered, the seconds that those took, and bytes that came past the gateways."""
-
-    images: float = 0
-    answers: float = 0
-    seconds: float = 0
-    direct_bytes: float = 0
-
-    def plus(self, other: Count) -> Count:
-        return Count(*(a + b for a, b in zip(self, other, strict=True)))
-
-    def since(self, before: Count) -> Count:
-        """What came on top of ``before``; all of it where the counting began anew."""
-        return Count(*(now - old if now >= old else now for now, old in zip(self, before, strict=True)))
 
 
 class Rates:
@@ -47,10 +31,11 @@ class Rates:
         told: dict[tuple[str, str], Count] = {}
         news: dict[str, Count] = {}
         for worker in workers:
-            for key, load in worker.report.models.items() if worker.report else ():
-                assert worker.report is not None
+            report = worker.report
+            for key in report.models if report else ():
+                assert report is not None
                 name = (worker.incarnation, key)
-                now = told[name] = _count(load, worker.report.served.get(key, Served()))
+                now = told[name] = Count.of(report, key)
                 news[key] = news.get(key, Count()).plus(now.since(self._told.get(name, now)))
         self._told = told
         for key in {**self._totals, **news}:
@@ -62,10 +47,6 @@ class Rates:
         """By model version: ``images`` a second and ``ms`` to answer in each second of the last minute, oldest first
         (none where nothing was answered), and the bytes that came ``direct`` since the gateway began."""
         return {key: _minute(list(totals)) for key, totals in sorted(self._totals.items())}
-
-
-def _count(load: ModelLoad, served: Served) -> Count:
-    return Count(load.images, served.answers, served.seconds, served.direct_bytes)
 
 
 def _moves(totals: deque[Count]) -> bool:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from shoal.errors import QueueFull
 from shoal.wire import LoadReport, Served
@@ -28,6 +29,30 @@ class Rate:
     images_per_second: float = 0.0
     busy: float = 0.0
     seconds: float = 0.0
+
+
+class Count(NamedTuple):
+    """What was counted of a model version: images executed, the seconds of processes that this took, requests answered,
+    the seconds that those took, and bytes that came past the gateways."""
+
+    images: float = 0
+    busy: float = 0
+    answers: float = 0
+    seconds: float = 0
+    direct_bytes: float = 0
+
+    @classmethod
+    def of(cls, report: LoadReport, key: str) -> Count:
+        """As one worker has counted."""
+        load, served = report.models[key], report.served.get(key, Served())
+        return cls(load.images, load.busy, served.answers, served.seconds, served.direct_bytes)
+
+    def plus(self, other: Count) -> Count:
+        return Count(*(a + b for a, b in zip(self, other, strict=True)))
+
+    def since(self, before: Count) -> Count:
+        """What came on top of ``before``; all of it where the counting began anew."""
+        return Count(*(now - old if now >= old else now for now, old in zip(self, before, strict=True)))
 
 
 class Throughput:
@@ -61,24 +86,12 @@ class Throughput:
         first = next((report for report in self._reports if key in report.models), None)
         if self._latest is None or now is None or first is None:
             return Rate()
-        length, before = self._latest.measured - first.measured, first.models[key]
+        length = self._latest.measured - first.measured
         if length < _SAMPLE_EVERY:
             return Rate()
-        images, busy = _since((now.images, now.busy), (before.images, before.busy))
-        answers, seconds = _since(_answers(self._latest, key), _answers(first, key))
-        return Rate(images / length, min(1.0, busy / (length * max(1, now.processes))), seconds / max(1, answers))
-
-
-def _answers(report: LoadReport, key: str) -> tuple[float, float]:
-    served = report.served.get(key, Served())
-    return served.answers, served.seconds
-
-
-def _since(now: tuple[float, float], before: tuple[float, float]) -> tuple[float, float]:
-    """What came on top of ``before``; all of it where the counting began anew."""
-    if now[0] < before[0] or now[1] < before[1]:
-        return now
-    return now[0] - before[0], now[1] - before[1]
+        done = Count.of(self._latest, key).since(Count.of(first, key))
+        busy = min(1.0, done.busy / (length * max(1, now.processes)))
+        return Rate(done.images / length, busy, done.seconds / max(1, done.answers))
 
 
 class Refusals:

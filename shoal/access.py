@@ -13,7 +13,7 @@ from aiohttp import web
 
 log = logging.getLogger("shoal.access")
 
-PROBES = ("/livez", "/readyz", "/load", "/metrics", "/targets")
+PROBES = ("/livez", "/readyz", "/load", "/metrics", "/targets", "/v2/health/live", "/v2/health/ready")
 """Asked all the time, so they are logged for debugging only, and not traced."""
 
 # What a handler adds to the log line and the metrics of its request.

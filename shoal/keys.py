@@ -121,10 +121,6 @@ class KeyRing:
         except (OSError, ValueError) as error:
             log.error("API keys not reloaded, the old ones stay", extra={"error": str(error)})
 
-    def authenticate(self, key: str | None) -> str:
-        """The name of the caller. Raises ``MissingKey`` or ``InvalidKey``."""
-        return self.holder(key).name
-
     def holder(self, key: str | None) -> Holder:
         """The caller. Raises ``MissingKey`` or ``InvalidKey``."""
         if not key:

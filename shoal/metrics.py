@@ -80,7 +80,7 @@ class FrontMetrics(HttpMetrics):
         super().__init__(registry)
         self.stage = Histogram(
             "shoal_stage_duration_seconds",
-            "Time an image spent in one stage: receive, read, cache, decode, wait, queue, inference, render, answer.",
+            "Time in one stage: receive, fetch, read, cache, decode, wait, queue, inference, render, answer.",
             ["model", "stage"],
             buckets=_SECONDS,
             registry=registry,

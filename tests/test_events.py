@@ -29,7 +29,10 @@ from shoal.metrics import GatewayMetrics, HttpMetrics
 from shoal.settings import GatewaySettings
 from shoal.tickets import Signer, Verifier
 from shoal.wire import LoadReport, ModelLoad, Served
+from tests import nodes
 from tests.clusters import eventually_async
+from tests.photos import photo
+from tests.redis_servers import RedisServer
 from tests.test_fleet import Node, load, scene
 from worker.tally import Tallies, Tally
 
@@ -253,7 +256,8 @@ async def test_a_worker_that_begins_anew_takes_nothing_back() -> None:
 
 def test_tallies_of_fronts_outlive_them() -> None:
     front, node = Tally(), Tallies()
-    front.count("fake@1", None, seconds=0.5, size=100)
+    front.answered("fake@1", seconds=0.5)
+    front.uploaded("fake@1", 100)
     node.heard(0, front.document())
     node.heard(1, front.document())
     node.ended(0)
@@ -265,10 +269,25 @@ def test_what_a_gateway_carries_is_not_direct(tmp_path: Path) -> None:
     tickets.generate(tmp_path / "key", tmp_path / "keys")
     signer, verifier = Signer.load(tmp_path / "key"), Verifier(tmp_path / "keys", "w")
     terms: dict[str, Any] = {"audience": "w", "model": "m@1", "subject": "s", "max_bytes": 9, "lifetime": 9}
-    tally = Tally()
-    for uses in (0, 1, 5):
-        tally.count("m@1", verifier.verify(signer.sign(uses=uses, **terms)), seconds=1, size=10)
-    assert tally.served == {"m@1": Served(3, 3, 20)}
+    ways = [verifier.verify(signer.sign(uses=uses, **terms)).way for uses in (0, 1, 5)]
+    assert ways == ["proxied", "direct", "direct"]
+
+
+async def test_a_direct_upload_that_is_refused_counts_too(
+    valkey: RedisServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture, nothing = photo(1), b"no picture"
+    told: dict[str, Any] = {}
+
+    async def tells() -> bool:
+        for line in capsys.readouterr().out.splitlines():
+            told.update(json.loads(line).get("served", {}))
+        return bool(told)
+
+    async with nodes.node(valkey, nodes.fake()) as on:
+        assert [(await on.post(data=body))[0] for body in (picture, nothing)] == [200, 415]
+        await eventually_async(tells, within=10, what="the front tells its tally")
+    assert (told["fake@1"]["answers"], told["fake@1"]["direct_bytes"]) == (1, len(picture) + len(nothing))
 
 
 # --- drain -----------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from shoal.tickets import Signer, Verifier
 from shoal.wire import ImageInput, ModelCard, ModelState, NodeState, Status, TensorSpec
 from tests.test_fleet import load
 from tests.test_gateway import Door, Recorder, door
-from worker.answering import counted as counting
+from worker.answering import measured as counting
 from worker.dialects.inference_statistics import Statistics
 from worker.dialects.open_inference_questions import OpenInferenceQuestions, metadata
 from worker.load_reports import LoadReports

@@ -25,7 +25,7 @@ def file(tmp_path: Path) -> Path:
 
 def accepts(ring: KeyRing, key: str) -> bool:
     try:
-        ring.authenticate(key)
+        ring.holder(key)
     except InvalidKey:
         return False
     return True
@@ -81,7 +81,7 @@ def test_a_new_key_opens_and_is_nowhere_in_the_file(file: Path) -> None:
         assert len(secret) >= 40
         assert secret.removeprefix("shoal_") not in text
     ring = KeyRing(file)
-    assert (ring.authenticate(alice), ring.authenticate(bob)) == ("alice", "bob")
+    assert (ring.holder(alice).name, ring.holder(bob).name) == ("alice", "bob")
     assert repr(ring) == "<KeyRing 2 keys>"
 
 
@@ -90,7 +90,7 @@ def test_a_key_is_added_behind_what_is_there(file: Path, before: str) -> None:
     file.write_text(before)
     key = keys.add(file, "alice")
     assert file.read_text().startswith(before)
-    assert KeyRing(file).authenticate(key) == "alice"
+    assert KeyRing(file).holder(key).name == "alice"
     assert (Holder("carol") in keys.parse(file.read_text()).values()) is ("carol" in before)
 
 
@@ -105,7 +105,7 @@ def test_a_name_has_one_key(file: Path) -> None:
     key = keys.add(file, "alice")
     with pytest.raises(ValueError, match="already"):
         keys.add(file, "alice")
-    assert KeyRing(file).authenticate(key) == "alice"
+    assert KeyRing(file).holder(key).name == "alice"
 
 
 def test_nothing_is_added_to_a_broken_file(file: Path) -> None:
@@ -140,13 +140,13 @@ def test_only_the_owner_reads_the_file(file: Path) -> None:
 def test_no_key_is_not_a_wrong_key(file: Path, key: str | None) -> None:
     keys.add(file, "alice")
     with pytest.raises(MissingKey):
-        KeyRing(file).authenticate(key)
+        KeyRing(file).holder(key)
 
 
 def test_a_hash_is_not_a_key(file: Path) -> None:
     keys.add(file, "alice")
     with pytest.raises(InvalidKey):
-        KeyRing(file).authenticate(file.read_text().rpartition(":")[2].strip())
+        KeyRing(file).holder(file.read_text().rpartition(":")[2].strip())
 
 
 @settings(deadline=None)
@@ -157,14 +157,14 @@ def test_no_text_does_worse_than_being_unknown(tmp_path_factory: pytest.TempPath
     file = tmp_path_factory.getbasetemp() / "any-keys"
     file.write_text(f"alice sha256:{HASH}\n")
     with pytest.raises((InvalidKey, MissingKey)):
-        KeyRing(file).authenticate(text)
+        KeyRing(file).holder(text)
 
 
 def test_a_change_counts_without_a_restart(file: Path) -> None:
     # Given a running gateway that knows alice
     alice = keys.add(file, "alice")
     ring = KeyRing(file)
-    assert ring.authenticate(alice) == "alice"
+    assert ring.holder(alice).name == "alice"
     # When bob is added, he may call
     bob = keys.add(file, "bob")
     soon(lambda: accepts(ring, bob))

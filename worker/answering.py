@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from http import HTTPStatus
 
 from aiohttp import web
@@ -13,8 +13,6 @@ from shoal.metrics import FrontMetrics
 from worker.asking import Wanted
 from worker.submissions import Answered
 from worker.timings import Timings
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _LARGE = 64 * 1024  # bytes of a network's outputs
 
@@ -42,7 +40,7 @@ def measure(answers: Sequence[Answered], wanted: Wanted, timings: Timings, metri
                 metrics.shared.labels(key).inc()
 
 
-def counted(predict: Handler, metrics: FrontMetrics) -> Handler:
+def measured(predict: http.Handler, metrics: FrontMetrics) -> http.Handler:
     """The handler of a prediction, with its results and their times counted by model."""
 
     async def handler(request: web.Request) -> web.StreamResponse:

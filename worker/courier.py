@@ -41,12 +41,12 @@ class Orders(msgspec.Struct, frozen=True):
     redis: str
     log_level: str
     drain_timeout: float
-    hosts: tuple[str, ...] = ()
-    networks: tuple[str, ...] = ()
-    secret: str = ""
-    timeout: float = 10.0
-    attempts: int = 12
-    pause: float = 1.0
+    hosts: tuple[str, ...]
+    networks: tuple[str, ...]
+    secret: str
+    timeout: float
+    attempts: int
+    pause: float
 
 
 class Courier:

@@ -38,7 +38,7 @@ from worker.questions import Questions
 from worker.queue import Queue, QueueUnavailable, bulk_capacity
 from worker.receiving import Receiver
 from worker.submissions import Answered, Submissions, Use
-from worker.tally import Tally, counted
+from worker.tally import Tally
 from worker.timings import Timings
 
 log = logging.getLogger("worker.front")
@@ -126,7 +126,7 @@ class Front:
         app = web.Application(middlewares=[around])
         cors.allow(app, self._limits.cors_origins)
         for path, dialect in _DIALECTS:
-            predict = answering.counted(partial(self._predict, dialect), self._metrics)
+            predict = answering.measured(partial(self._predict, dialect), self._metrics)
             app.router.add_post(path, predict, expect_handler=http.expect_nothing_yet)
         questions = Questions(self._reports, self._ticket)
         OpenInferenceQuestions(questions, self._metrics, live=self._live, ready=self._ready).add_to(app)
@@ -163,7 +163,7 @@ class Front:
             asked = wanted(request, use.ticket, dialect, reports=self._reports, limits=self._limits)
             later = await self._jobs.deferred(request, dialect, asked, use, draining=self.is_draining)
             asked = later.wanted if later else asked
-            with counted(self._unanswered, asked.card.key):
+            with _one_more(self._unanswered, asked.card.key):
                 with self._using(use.ticket), self._holding(request, asked):
                     prepared = await self._prepared(request, asked, use, timings)
                 asked = prepared.wanted
@@ -177,16 +177,18 @@ class Front:
             spend = not error.retryable
             raise
         finally:
-            self._metrics.uploaded.labels(request[access.WAY]).inc(request.content.total_bytes)
+            size = request.content.total_bytes
+            self._metrics.uploaded.labels(request[access.WAY]).inc(size)
+            if request[access.WAY] == "direct" and access.MODEL in request:
+                self._tally.uploaded(request[access.MODEL], size)
             if use.ticket is not None and not use.bound:
                 self._submissions.arrived(use.ticket.model, use.ticket, spend=spend)
-        size = request.content.total_bytes
-        self._tally.count(asked.card.key, use.ticket, seconds=timings.seconds, size=size)
+        self._tally.answered(asked.card.key, seconds=timings.seconds)
         return await self._response(asked, prepared, answers, timings, use.ticket)
 
     async def _prepared(self, request: web.Request, asked: Wanted, use: Use, timings: Timings) -> Prepared:
         """The items of a request, received, looked for, and decoded as far as they were not found."""
-        with counted(self._uploading, asked.card.key):
+        with _one_more(self._uploading, asked.card.key):
             received = await asked.dialect.receive(request, asked, self._receiver, timings)
         items, asked = received.items, received.wanted
         found: list[Answered | None] = [None] * len(items)
@@ -198,7 +200,7 @@ class Front:
         missing = [n for n, answered in enumerate(found) if answered is None]
         jobs = []
         if missing:
-            with counted(self._uploading, asked.card.key):
+            with _one_more(self._uploading, asked.card.key):
                 numbered = [(n + 1, items[n]) for n in missing]
                 decoded = await self._receiver.decode(numbered, asked, many=len(items) > 1)
             timings.mark("decode")
@@ -239,7 +241,7 @@ class Front:
             return
         if self._uploads[ticket.id] >= ticket.uses:
             raise SpentTicket
-        with counted(self._uploads, ticket.id):
+        with _one_more(self._uploads, ticket.id):
             yield
 
     @contextmanager
@@ -339,3 +341,15 @@ class Front:
 
     async def _exposition(self, request: web.Request) -> web.Response:
         return await exposition.response(self._metrics.registry, self._reports, self._queue)
+
+
+@contextmanager
+def _one_more(counter: Counter[str], name: str) -> Iterator[None]:
+    """One more by that ``name`` meanwhile; none are not in the counter."""
+    counter[name] += 1
+    try:
+        yield
+    finally:
+        counter[name] -= 1
+        if not counter[name]:
+            del counter[name]

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from shoal.errors import DeadlineExceeded, JobCancelled, ShoalError, from_code
-from worker.documents import document
 from worker.job_records import Record
+from worker.prediction_document import prediction_document
 from worker.submissions import Answered
 
 
@@ -63,7 +63,7 @@ def result_of(record: Record) -> dict[str, Any]:
         "queue": max(reply.queue_ms for reply in record.replies),
         "inference": max(reply.inference_ms for reply in record.replies),
     }
-    return document([Answered(reply, "off") for reply in record.replies], record.head.about, stages)
+    return prediction_document([Answered(reply, "off") for reply in record.replies], record.head.about, stages)
 
 
 def webhook_of(record: Record) -> dict[str, Any]:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
-from shoal.tickets import Ticket
 from shoal.wire import Served
 
 
@@ -22,10 +19,15 @@ class Tally:
     def __repr__(self) -> str:
         return f"<Tally {sum(served.answers for served in self.served.values())} answers>"
 
-    def count(self, key: str, ticket: Ticket | None, *, seconds: float, size: int) -> None:
-        """An answer to a request whose body had ``size`` bytes. A ticket of any number of uses is a gateway's own."""
-        is_direct = ticket is None or ticket.uses > 0
-        self.served[key] = self.served.get(key, Served()) + Served(1, seconds, size if is_direct else 0)
+    def answered(self, key: str, *, seconds: float) -> None:
+        self._add(key, Served(1, seconds))
+
+    def uploaded(self, key: str, size: int) -> None:
+        """The body of a request that came past every gateway, whatever its answer is."""
+        self._add(key, Served(direct_bytes=size))
+
+    def _add(self, key: str, served: Served) -> None:
+        self.served[key] = self.served.get(key, Served()) + served
 
     def document(self) -> Any:
         """For the supervisor, as JSON-ready data."""
@@ -59,15 +61,3 @@ class Tallies:
 
 def _sum(one: Mapping[str, Served], other: Mapping[str, Served]) -> dict[str, Served]:
     return {key: one.get(key, Served()) + other.get(key, Served()) for key in {**one, **other}}
-
-
-@contextmanager
-def counted(counter: Counter[str], name: str) -> Iterator[None]:
-    """One more by that ``name`` meanwhile; none are not in the counter."""
-    counter[name] += 1
-    try:
-        yield
-    finally:
-        counter[name] -= 1
-        if not counter[name]:
-            del counter[name]

@@ -12,7 +12,7 @@ from shoal.errors import WrongTask
 from shoal.wire import ModelCard
 from worker.asking import Wanted
 from worker.dialects import Received, Target
-from worker.documents import document
+from worker.prediction_document import prediction_document
 from worker.receiving import Receiver
 from worker.submissions import Answered
 from worker.timings import Timings
@@ -46,7 +46,7 @@ class Whole(_Native):
     def response(
         self, answers: Sequence[Answered], wanted: Wanted, timings: Timings, headers: Mapping[str, str], *, worker: str
     ) -> web.Response:
-        return http.json_response(document(answers, wanted.about(worker), timings.stages), headers=headers)
+        return http.json_response(prediction_document(answers, wanted.about(worker), timings.stages), headers=headers)
 
 
 class Pairs(_Native):

@@ -11,7 +11,9 @@ from shoal.documents import Provenance, Source
 from worker.submissions import Answered
 
 
-def document(answers: Sequence[Answered], about: Mapping[str, str], stages: Mapping[str, float]) -> dict[str, Any]:
+def prediction_document(
+    answers: Sequence[Answered], about: Mapping[str, str], stages: Mapping[str, float]
+) -> dict[str, Any]:
     """The answer as JSON-ready data; of several images a list. ``stages`` are milliseconds."""
     source = Source(success=True, timings={stage: round(ms, 2) for stage, ms in stages.items()}, **about)
     each = [{**(answered.reply.answer or {}), **to_builtins(_provenance(answered))} for answered in answers]
