@@ -316,7 +316,7 @@ class Gateway:
                 http.REQUEST_ID: logs.request_id.get(),
             }
             | heads.of_job(request, remaining)
-            | {name: request.headers[name] for name in _PASSED_TO if name in request.headers}
+            | {name: ", ".join(request.headers.getall(name)) for name in _PASSED_TO if name in request.headers}
         )
         query = urlencode(heads.options(request))
         url = f"{choice.worker.member.internal_url}{request.rel_url.raw_path}" + (f"?{query}" if query else "")
@@ -354,7 +354,7 @@ class Gateway:
         return self._scale.answer(request, self._fleet)
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
-        return await self.events.listen(request, self._holder(request))
+        return await self.events.listen(request, lambda: self._holder(request))
 
     async def _drain(self, request: web.Request) -> web.Response:
         holder = self._holder(request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta
@@ -63,6 +64,8 @@ _ELSEWHERE = Answer("Upload it there.", headers={"Location": "A worker's URL, wi
 _WELCOME = {TEXT: str, "text/html": str}
 _CHOICE = (InvalidOption, UnknownModel, UnknownLabel, QueueFull, NoWorker)
 
+_TIMEOUT_OF_JOBS = replace(TIMEOUT, about="How long the caller waits, in milliseconds; 10,000 by default, and at most.")
+
 OPERATIONS: tuple[Operation, ...] = (
     *native.predictions((*_WHOM, _REDIRECT), (*_UNAUTHORIZED, UnknownLabel, *_AWAY), _KEY, {307: _ELSEWHERE}),
     Operation(
@@ -115,7 +118,7 @@ OPERATIONS: tuple[Operation, ...] = (
         errors=(*_UNAUTHORIZED, TooManyListeners, Draining),
         credentials=_KEY,
     ),
-    *jobs.operations((TIMEOUT,), (*_UNAUTHORIZED, InvalidOption, BadGateway, DeadlineExceeded), _KEY),
+    *jobs.operations((_TIMEOUT_OF_JOBS,), (*_UNAUTHORIZED, InvalidOption, BadGateway, DeadlineExceeded), _KEY),
     Operation(
         "GET",
         "/v1/scale-signal",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
@@ -16,7 +17,7 @@ from gateway import state
 from gateway.fleet import Fleet
 from gateway.rates import Rates
 from shoal import http, logs
-from shoal.errors import Draining, TooManyListeners
+from shoal.errors import Draining, TooManyListeners, Unauthorized
 from shoal.keys import Holder
 
 log = logging.getLogger(__name__)
@@ -64,8 +65,12 @@ class Events:
         self._is_closed = True
         self._wake()
 
-    async def listen(self, request: web.Request, holder: Holder) -> web.StreamResponse:
-        """Tell the caller until it goes, or until ``close``. Raises ``TooManyListeners`` or ``Draining``."""
+    async def listen(self, request: web.Request, check: Callable[[], Holder]) -> web.StreamResponse:
+        """Tell the caller until it goes, until ``close``, or until ``check``, which says who it is, does not know it.
+
+        Raises ``TooManyListeners``, ``Draining``, or what ``check`` raises.
+        """
+        holder = check()
         if self._is_closed:
             raise Draining("This gateway is draining.")
         if self._listeners >= self._most:
@@ -75,16 +80,22 @@ class Events:
         try:
             await response.prepare(request)
             await self._write(response, _event("hello", http.dumps({"name": holder.name, "admin": holder.is_admin})))
-            await self._tell(response)
+            await self._tell(response, check)
         except (TimeoutError, ConnectionError) as error:
             log.info("listener gone", extra={"error": type(error).__name__})
+            if request.transport is not None:
+                request.transport.abort()  # closing would wait until it reads
         finally:
             self._listeners -= 1
         return response
 
-    async def _tell(self, response: web.StreamResponse) -> None:
+    async def _tell(self, response: web.StreamResponse, check: Callable[[], Holder]) -> None:
         told = ""
         while not self._is_closed:
+            try:
+                check()
+            except Unauthorized:
+                return
             news = self._news
             if self._latest and told != self._latest:
                 told = self._latest

@@ -83,8 +83,8 @@ class ScaleSignal:
 
     def answer(self, request: web.Request, fleet: Fleet) -> web.Response:
         """The answer to ``GET /v1/scale-signal``. Raises ``InvalidOption``."""
-        target = http.number_of(request, "target", _TARGETS)
-        return http.json_response(self.document(fleet, fleet.refusals.per_second(), target or TARGET))
+        target = round(http.number_of(request, "target", _TARGETS) or TARGET, 2)  # few: each is remembered
+        return http.json_response(self.document(fleet, fleet.refusals.per_second(), target))
 
     def document(self, workers: Iterable[Worker], refusals: Mapping[str, float], target: float) -> dict[str, Any]:
         """The answer, JSON-ready."""

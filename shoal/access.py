@@ -58,7 +58,7 @@ def write(request: web.Request, *, path: str, remote: str, status: int, code: st
         "request",
         extra={
             "method": request.method,
-            "path": request.path,
+            "path": shown(request, path),
             "status": status,
             "code": code,
             "ms": round(seconds * 1000, 2),
@@ -71,6 +71,11 @@ def write(request: web.Request, *, path: str, remote: str, status: int, code: st
             "remote": remote,
         },
     )
+
+
+def shown(request: web.Request, path: str) -> str:
+    """The path as a log may hold it: whoever knows a job's id may ask about the job, so that one's is the route's."""
+    return path if path.startswith("/jobs/") else request.path
 
 
 def _is_address(text: str) -> bool:

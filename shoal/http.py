@@ -127,10 +127,10 @@ def middleware(
         token = current_request_id.set(request_id)
         started = time.perf_counter()
         metrics.in_progress.inc()
-        if access.log.isEnabledFor(logging.DEBUG):
-            access.log.debug("begun", extra={"method": request.method, "path": request.path})
         resource = request.match_info.route.resource
         path = resource.canonical if resource else "other"
+        if access.log.isEnabledFor(logging.DEBUG):
+            access.log.debug("begun", extra={"method": request.method, "path": access.shown(request, path)})
         code, status, sent = "client_closed", 499, 0
         using = OFF if path in access.PROBES else tracer
         with using.span(f"{request.method} {path}", "server", carried=request.headers):

@@ -141,6 +141,18 @@ async def test_without_a_key_nobody_listens(tmp_path: Path) -> None:
         assert response.status == 401
 
 
+async def test_a_key_that_is_taken_back_hears_no_more(tmp_path: Path) -> None:
+    worker = Node("a", {"fake@1": load()})
+    async with house(tmp_path, worker) as home, home.listen(home.guest) as response:
+        await event(response)
+        keys.remove(tmp_path / "api-keys", "guest")
+        said, depth = "hello", 0
+        while said != "end":
+            depth += 1
+            worker.models = {"fake@1": load(depth % 9)}  # news each second
+            said, _ = await event(response)
+
+
 async def test_a_drain_ends_every_listener_and_takes_no_more(tmp_path: Path) -> None:
     async with house(tmp_path) as home:
         async with home.listen(home.guest) as response:
@@ -158,7 +170,7 @@ async def test_there_is_room_for_so_many_listeners(tmp_path: Path) -> None:
         app = web.Application(middlewares=[http.middleware(HttpMetrics(CollectorRegistry()), lambda: False)])
 
         async def listen(request: web.Request) -> web.StreamResponse:
-            return await events.listen(request, Holder("somebody"))
+            return await events.listen(request, lambda: Holder("somebody"))
 
         app.router.add_get("/events", listen)
         server = TestServer(app, handler_cancellation=True)
@@ -191,7 +203,7 @@ async def test_a_slow_listener_misses_states(tmp_path: Path) -> None:
                 await reads.wait()
                 written.append(bytes(data).decode())
 
-        telling = asyncio.create_task(events._tell(Slow()))
+        telling = asyncio.create_task(events._tell(Slow(), lambda: Holder("somebody")))
         for depth in range(50):
             events.proxied_bytes = depth
             events.look()

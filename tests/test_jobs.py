@@ -284,6 +284,15 @@ async def test_a_job_that_is_sent_twice_is_one(server: RedisServer) -> None:
         assert await queue.depth(KEY) == 1
 
 
+async def test_a_preference_in_several_lines_reaches_the_worker(tmp_path: Path) -> None:
+    worker = both("a")
+    async with door(tmp_path, worker) as d:
+        lines = [("Prefer", "wait=5"), ("Prefer", "respond-async"), ("Cache-Control", "max-age=0, no-store")]
+        async with d.session.post(f"{d.url}predict", data=b"x", headers=lines) as answer:
+            assert answer.status == 200
+    assert worker.uploads[0].headers["Prefer"] == "wait=5, respond-async"
+
+
 async def test_a_gateway_that_asks_two_workers_says_one_id_and_the_clients_own_deadline(tmp_path: Path) -> None:
     refusing, busy = both("a"), both("b", depth=900)
     refusing.refuses = 503
@@ -435,6 +444,42 @@ async def test_a_webhook_that_fails_twice_gets_the_result_once(server: RedisServ
         assert registry.get_sample_value("shoal_webhook_attempts_total", {"outcome": "delivered"}) == 1
     async with JobRecords.connect(str(server.socket)) as records:
         assert (await records.due(10)).waiting == 0
+
+
+@asynccontextmanager
+async def full(redis: aioredis.Redis) -> AsyncIterator[None]:
+    """No script may begin with what takes memory."""
+    await redis.config_set("maxmemory", 1)
+    try:
+        yield
+    finally:
+        await redis.config_set("maxmemory", 0)
+
+
+async def test_a_full_redis_sends_a_webhook_once_too(
+    server: RedisServer, redis: aioredis.Redis, tmp_path: Path
+) -> None:
+    async with receiver([]) as endpoint, node(server, fake(), webhook_hosts=(endpoint.host,), **LOOPBACK) as on:
+        job = await submit(on, 1, {"Shoal-Webhook": endpoint.url})
+        await ended(on, job)
+
+        async def is_delivered() -> bool:
+            return bool((await ask(on, job["url"]))[1]["webhook"]["status"] == "delivered")
+
+        async with full(redis), couriers(server, tmp_path, endpoint):
+            await eventually_async(is_delivered, within=10, what="the webhook")
+        assert len(endpoint.came) == 1
+
+
+async def test_a_full_redis_forgets_what_has_had_its_time(server: RedisServer, redis: aioredis.Redis) -> None:
+    async with node(server, fake(), executing=False, job_lifetime=0.05, job_timeout=0.2) as on:
+        job = await submit(on, 1)
+
+        async def is_forgotten() -> bool:
+            return (await ask(on, job["url"]))[0] == 404
+
+        async with full(redis):
+            await eventually_async(is_forgotten, within=10, what="its end and its time after that")
 
 
 async def test_a_webhook_that_nobody_wants_any_more(server: RedisServer, tmp_path: Path) -> None:

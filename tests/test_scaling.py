@@ -246,6 +246,8 @@ async def test_the_gateway_answers_it(tmp_path: Path) -> None:
             status = await answer.json()
         async with d.session.get(f"{d.url}v1/scale-signal?target=7") as answer:
             assert (answer.status, (await answer.json())["error"]["code"]) == (400, "invalid_option")
+        async with d.session.get(f"{d.url}v1/scale-signal?target=0.50000001") as answer:
+            assert (await answer.json())["target"] == 0.5, "each target is remembered, so there are few"
     assert said["target"] == 0.5
     assert said["models"]["digits"]["refusals_per_second"] == status["refusals_per_second"]["digits"] > 0
     assert said["models"]["digits"]["queue_depth"] == 5

@@ -104,7 +104,8 @@ def _caching(request: web.Request, card: ModelCard, limits: Limits) -> Caching:
     wish = http.switch(request, "cache")
     if not limits.cache_bytes or not card.cacheable:
         return "off"
-    said = {part.strip().lower() for part in request.headers.get("Cache-Control", "").split(",")}
+    lines = request.headers.getall("Cache-Control", ())
+    said = {part.strip().lower() for line in lines for part in line.split(",")}
     if "no-store" in said:
         return "off"
     return "fresh" if wish is False or "no-cache" in said else "shared"

@@ -138,7 +138,7 @@ class Courier:
         said = await self._sender.send(record.head.webhook, name_of(id), body) if self._sender else "url_disabled"
         delivery, pause = outcome(said, record.attempts, most=self._attempts, pause=self._pause)
         self._metrics.webhooks.labels("retried" if delivery == "waiting" else delivery).inc()
-        extra = {"job": id, "request_id": record.head.about["request_id"], "answer": said, "outcome": delivery}
+        extra = {"request_id": record.head.about["request_id"], "answer": said, "outcome": delivery}
         log.info("webhook", extra=extra)
         await self._records.attempted(id, delivery, said, pause)
 

@@ -5,6 +5,7 @@ https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-w
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import hashlib
@@ -22,6 +23,7 @@ from worker.fetching import Addresses, Resolve, checked_url, guarded, resolve
 
 _PREFIX = "whsec_"
 _SECRET_BYTES = range(24, 65)
+_RESOLVE_SECONDS = 2.0  # the connection resolves again, and checks again
 
 
 class InvalidSecret(ValueError):
@@ -73,7 +75,8 @@ class Destinations:
             raise UrlNotAllowed("Webhooks are not sent to this host.") from error
         self.addresses.check_literal(url)
         try:
-            await self.addresses.resolve(url.raw_host or "")
+            async with asyncio.timeout(_RESOLVE_SECONDS):
+                await self.addresses.resolve(url.raw_host or "")
         except OSError:
             return
 

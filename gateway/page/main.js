@@ -9,6 +9,8 @@ const KEY = "shoal-key";
 const PAUSES = [500, 1000, 2000, 5000];
 const base = new URL(".", document.baseURI).href.replace(/\/$/, "");
 
+let made = { key: null, client: null }; // one client for each key: it remembers where direct uploads do not work
+
 const session = {
   base,
   settings: { authentication: "required", uploads: [] },
@@ -17,7 +19,8 @@ const session = {
     return sessionStorage.getItem(KEY) ?? "";
   },
   get client() {
-    return new Shoal(base, { apiKey: this.key });
+    if (made.key !== this.key) made = { key: this.key, client: new Shoal(base, { apiKey: this.key }) };
+    return made.client;
   },
   // Whether the error was that of a key, which has been asked for
   refused(error) {

@@ -28,6 +28,7 @@ __all__ = [
     "from_json",
     "items_of",
     "joined",
+    "see_size",
     "to_bytes",
     "to_json",
 ]
@@ -53,6 +54,7 @@ DATATYPES: Mapping[str, str] = {
 
 _NAMES = {dtype: datatype for datatype, dtype in DATATYPES.items()}
 _MOST_DIMENSIONS = 8
+_OTHER_VALUES = 1024  # that a body may have beside those of its images
 _SHORT_DIGITS = (9, 8, 7, 6, 5, 4)  # nine say every float32, five every float16
 _EXACT_POWER = 22  # of ten, in a float64
 _LENGTH = struct.Struct("<I")
@@ -78,6 +80,20 @@ def datatype_of(dtype: str) -> str:
 
 
 # From a client
+
+
+def see_size(text: bytes, card: ModelCard, *, most: int) -> None:
+    """Raises ``InvalidRequest`` for JSON of more values, or more lists, than ``most`` images of the model have.
+
+    Reading it would hold up everybody's requests, from whatever thread: the interpreter does nothing else meanwhile.
+    """
+    shapes = [card.input.shape, *([card.tensor.shape] if card.tensor else [])]
+    if any(side < 0 for shape in shapes for side in shape):
+        return
+    values = most * max(math.prod(shape) for shape in shapes)
+    lists = most * max(sum(math.prod(shape[:n]) for n in range(len(shape))) for shape in shapes)
+    if text.count(b",") > values + _OTHER_VALUES or text.count(b"[") > lists + _OTHER_VALUES:
+        raise InvalidRequest(f"The body has more values than {most} images of the model {card.key}.")
 
 
 def from_json(name: str, data: object, dtype: str) -> Values:

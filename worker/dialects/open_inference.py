@@ -164,6 +164,7 @@ def _read(body: bytes, length: int | None, card: ModelCard, most: int) -> _Read:
         return _Read([body])
     if length is not None and length > len(body):
         raise InvalidRequest(f"{http.JSON_LENGTH} is {length}, and the body has {len(body)} bytes.")
+    arrays.see_size(body[:length], card, most=most)
     request = _parsed(body[:length])
     given = request.parameters
     _refuse(given)

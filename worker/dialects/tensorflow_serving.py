@@ -72,6 +72,7 @@ PREDICT = Predict()
 
 def _read(body: bytes, card: ModelCard, most: int) -> tuple[list[Item], bool]:
     """The items of a body, and whether they came in rows. Raises ``InvalidRequest``."""
+    arrays.see_size(body, card, most=most)
     document = _parsed(body)
     signature = document.get("signature_name", SIGNATURE)
     if signature not in (SIGNATURE, ""):

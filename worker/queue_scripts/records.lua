@@ -51,6 +51,7 @@ local function end_record(id, status)
 end
 
 local function fail_record(id, reply)
+  redis.call('ZREM', OPEN, id)  -- first what a full Redis allows: a script that has written may go on
   redis.call('HSET', record_of(id), 'failure', reply)
   end_record(id, 'failed')
 end
@@ -70,6 +71,7 @@ end
 
 local function forget_record(id)
   local key = record_of(id)
+  redis.call('ZREM', ENDS, id)  -- as above
   take_back(id)
   redis.call('DECRBY', RECORD_BYTES, redis.call('HGET', key, 'size') or 0)
   redis.call('DEL', key)
