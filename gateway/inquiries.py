@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 import msgspec
+from aiohttp import web
 
 from gateway.fleet import Fleet, Wish
 from gateway.known_worker import Worker
@@ -20,7 +21,7 @@ from shoal.errors import BadGateway, NoWorker, ShoalError, from_code
 from shoal.publication import order
 from shoal.wire import Status
 
-__all__ = ["Inquiries", "VersionState", "version_states"]
+__all__ = ["Inquiries", "VersionState", "version_states", "wish_of"]
 
 _SECONDS = 5.0
 _MOST_ASKED = 3
@@ -54,6 +55,12 @@ def version_states(fleet: Fleet, model: str | None = None) -> list[VersionState]
     keys = [key for key in fleet.known() if model in (None, key.rpartition("@")[0])]
     keys.sort(key=lambda key: (key.rpartition("@")[0], order(key.rpartition("@")[2])))
     return [_state(fleet, key) for key in keys]
+
+
+def wish_of(request: web.Request) -> Wish:
+    """Whom a question is about, by its path."""
+    said = request.match_info
+    return Wish(said["model"], said.get("version"), said.get("label"), key=logs.request_id.get())
 
 
 class Inquiries:

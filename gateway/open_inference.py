@@ -9,9 +9,9 @@ from urllib.parse import quote
 
 from aiohttp import web
 
-from gateway.fleet import Fleet, Wish
-from gateway.inquiries import Inquiries, version_states
-from shoal import http, logs, open_inference
+from gateway.fleet import Fleet
+from gateway.inquiries import Inquiries, version_states, wish_of
+from shoal import http, open_inference
 from shoal.errors import Draining, NotReady, NoWorker, UnknownModel
 
 __all__ = ["OpenInference", "added"]
@@ -36,21 +36,18 @@ class OpenInference:
         self._is_draining = is_draining
 
     def add_to(self, app: web.Application) -> None:
-        router, said = app.router, open_inference
-        router.add_get(said.SERVER, self._server)
-        router.add_get(said.LIVE, self._live)
-        router.add_get(said.READY, self._ready)
-        router.add_get(said.MODELS, self._models)
-        router.add_post(said.INDEX, self._index)
-        for paths, handler in (
-            (said.STATISTICS, self._statistics),
-            (said.METADATA, self._metadata),
-            (said.READY_MODEL, self._model_ready),
-        ):
-            for path in paths:
-                router.add_get(path, handler)
-        for path in said.LOADING:
-            router.add_post(path, self._load)
+        open_inference.add_routes(
+            app,
+            server=self._server,
+            live=self._live,
+            ready=self._ready,
+            models=self._models,
+            index=self._index,
+            statistics=self._statistics,
+            metadata=self._metadata,
+            model_ready=self._model_ready,
+            load=self._load,
+        )
 
     async def _server(self, request: web.Request) -> web.Response:
         self._authenticate(request)
@@ -85,7 +82,7 @@ class OpenInference:
 
     async def _model_ready(self, request: web.Request) -> web.Response:
         self._authenticate(request)
-        wish = _wish(request)
+        wish = wish_of(request)
         self._fleet.serving(wish)
         states = version_states(self._fleet, wish.model)
         if not any(state.status == "ready" and wish.version in (None, state.version) for state in states):
@@ -95,7 +92,7 @@ class OpenInference:
     async def _metadata(self, request: web.Request) -> web.Response:
         """What a worker says of the version; the versions are those that are ready anywhere."""
         self._authenticate(request)
-        wish = _wish(request)
+        wish = wish_of(request)
         path = f"/v2/models/{quote(wish.model, safe='')}/versions/{{version}}"
         document = await self._inquiries.ask_one(wish, path)
         states = version_states(self._fleet, wish.model)
@@ -106,16 +103,11 @@ class OpenInference:
         self._authenticate(request)
         if "model" not in request.match_info:
             return http.json_response({"model_stats": added(await self._inquiries.ask_all("/v2/models/stats"))})
-        wish = _wish(request)
+        wish = wish_of(request)
         if not any(wish.version in (None, state.version) for state in version_states(self._fleet, wish.model)):
             raise UnknownModel(f"There is no model {wish.model!r} with such a version.")
         path = request.rel_url.raw_path
         return http.json_response({"model_stats": added(await self._inquiries.ask_all(path, wish.model, wish.version))})
-
-
-def _wish(request: web.Request) -> Wish:
-    version = request.match_info.get("version")
-    return Wish(model=request.match_info["model"], version=version, key=logs.request_id.get())
 
 
 def added(documents: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -7,9 +7,9 @@ from urllib.parse import quote
 
 from aiohttp import web
 
-from gateway.fleet import Fleet, Wish
-from gateway.inquiries import Inquiries, version_states
-from shoal import http, logs, tensorflow_serving
+from gateway.fleet import Fleet
+from gateway.inquiries import Inquiries, version_states, wish_of
+from shoal import http, tensorflow_serving
 from shoal.errors import NoWorker, UnknownModel
 
 __all__ = ["TensorFlowServing"]
@@ -24,13 +24,9 @@ class TensorFlowServing:
         self._authenticate = authenticate
 
     def add_to(self, app: web.Application) -> None:
-        said = tensorflow_serving
-        app.router.add_get(said.MODELS, self._models)
-        for paths, handler in ((said.STATUS, self._status), (said.METADATA, self._metadata)):
-            for path in paths:
-                app.router.add_get(path, handler)
-        for path in said.REFUSED:
-            app.router.add_post(path, self._refuse)
+        tensorflow_serving.add_routes(
+            app, models=self._models, status=self._status, metadata=self._metadata, refuse=self._refuse
+        )
 
     async def _models(self, request: web.Request) -> web.Response:
         self._authenticate(request)
@@ -42,7 +38,7 @@ class TensorFlowServing:
         Raises ``UnknownModel``, ``UnknownLabel``, or ``NoWorker`` while no model is known at all.
         """
         self._authenticate(request)
-        wish = self._fleet.labelled(_wish(request))
+        wish = self._fleet.labelled(wish_of(request))
         known = version_states(self._fleet)
         wanted = [state for state in known if state.model == wish.model and wish.version in (None, state.version)]
         if not known:
@@ -54,15 +50,10 @@ class TensorFlowServing:
 
     async def _metadata(self, request: web.Request) -> web.Response:
         self._authenticate(request)
-        wish = _wish(request)
+        wish = wish_of(request)
         path = f"/v1/models/{quote(wish.model, safe='')}/versions/{{version}}/metadata"
         return http.json_response(await self._inquiries.ask_one(wish, path))
 
     async def _refuse(self, request: web.Request) -> web.Response:
         self._authenticate(request)
         return await tensorflow_serving.refuse(request)
-
-
-def _wish(request: web.Request) -> Wish:
-    said = request.match_info
-    return Wish(said["model"], said.get("version"), said.get("label"), key=logs.request_id.get())

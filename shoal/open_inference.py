@@ -23,6 +23,7 @@ __all__ = [
     "READY_MODEL",
     "SERVER",
     "STATISTICS",
+    "add_routes",
     "entry",
     "model_ready",
     "refuse_loading",
@@ -44,6 +45,29 @@ _EXTENSIONS = ("binary_tensor_data", "classification", "model_repository", "sche
 _STATES: dict[Status, str] = {"ready": "READY", "loading": "LOADING", "restarting": "LOADING"}
 _LONGEST_BODY = 64 * 1024
 _UPLOAD_SECONDS = 10.0
+
+
+def add_routes(
+    app: web.Application,
+    *,
+    server: http.Handler,
+    live: http.Handler,
+    ready: http.Handler,
+    models: http.Handler,
+    index: http.Handler,
+    statistics: http.Handler,
+    metadata: http.Handler,
+    model_ready: http.Handler,
+    load: http.Handler,
+) -> None:
+    """Every question of the protocol, and who answers it."""
+    asked = {SERVER: server, LIVE: live, READY: ready, MODELS: models}
+    for paths, handler in ((STATISTICS, statistics), (METADATA, metadata), (READY_MODEL, model_ready)):
+        asked |= dict.fromkeys(paths, handler)
+    for path, handler in asked.items():
+        app.router.add_get(path, handler)
+    for path, handler in {INDEX: index, **dict.fromkeys(LOADING, load)}.items():
+        app.router.add_post(path, handler)
 
 
 class _IndexRequest(msgspec.Struct):

@@ -10,12 +10,13 @@ from typing import Any
 
 from aiohttp import web
 
+from shoal import http
 from shoal.errors import InvalidRequest
 from shoal.paths import TENSORFLOW_SERVING
 from shoal.publication import order
 from shoal.wire import Status
 
-__all__ = ["METADATA", "MODELS", "REFUSED", "STATUS", "model_status", "models", "refuse"]
+__all__ = ["METADATA", "MODELS", "REFUSED", "STATUS", "add_routes", "model_status", "models", "refuse"]
 
 MODELS = "/v1/models"
 STATUS = TENSORFLOW_SERVING
@@ -30,6 +31,16 @@ _STATES: Mapping[Status, str] = {
     "stopping": "UNLOADING",
     "failed": "END",
 }
+
+
+def add_routes(
+    app: web.Application, *, models: http.Handler, status: http.Handler, metadata: http.Handler, refuse: http.Handler
+) -> None:
+    """Every question beside predictions, and who answers it."""
+    for path, handler in {MODELS: models, **dict.fromkeys(STATUS, status), **dict.fromkeys(METADATA, metadata)}.items():
+        app.router.add_get(path, handler)
+    for path in REFUSED:
+        app.router.add_post(path, refuse)
 
 
 def models(names: Iterable[str]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from msgspec import Meta
 from shoal.documents import Live
 from shoal.openapi import JSON, Answer, Operation, Parameter
 
-__all__ = ["LIVE", "OPENAPI", "SCHEMES", "SWITCH", "TIMEOUT"]
+__all__ = ["CACHE", "LIVE", "OPENAPI", "SCHEMES", "SWITCH", "TIMEOUT", "variables"]
 
 SWITCH = Literal["0", "1"]
 
@@ -18,6 +18,14 @@ TIMEOUT = Parameter(
     Annotated[int, Meta(ge=1, le=999_999_999)],
     "How long the caller waits, in milliseconds; 30,000 by default, cut to what the server allows.",
     "header",
+)
+
+CACHE = Parameter("cache", SWITCH, "`0`: executed for this request, whatever answer is kept.")
+
+_VARIABLES = (
+    Parameter("model", str, "The model.", "path", example="lite0"),
+    Parameter("version", str, "Its version.", "path", example="1"),
+    Parameter("label", str, "The label of a version.", "path", example="stable"),
 )
 
 SCHEMES: dict[str, dict[str, Any]] = {
@@ -41,3 +49,8 @@ OPENAPI = Operation(
     "about",
     {200: Answer("An OpenAPI 3.1 document.", {JSON: dict[str, Any]})},
 )
+
+
+def variables(path: str) -> tuple[Parameter, ...]:
+    """What is named in a path about a model."""
+    return tuple(variable for variable in _VARIABLES if f"{{{variable.name}:" in path)

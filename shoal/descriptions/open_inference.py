@@ -9,7 +9,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from shoal import open_inference, paths
-from shoal.descriptions import SWITCH, TIMEOUT
+from shoal.descriptions import CACHE, TIMEOUT, variables
 from shoal.descriptions.native import IMAGE_ERRORS
 from shoal.documents import Count, Live, Ready
 from shoal.errors import BadGateway, BodyTooLarge, InvalidRequest, NotReady, ShoalError, UnknownModel, UploadTimeout
@@ -180,15 +180,12 @@ class Statistics(msgspec.Struct, frozen=True):
 
 
 _TAG = "Open Inference Protocol"
-_MODEL = Parameter("model", str, "The model.", "path", example="lite0")
-_VERSION = Parameter("version", str, "Its version.", "path", example="1")
 _LENGTH = Parameter(
     "Inference-Header-Content-Length",
     Annotated[int, Meta(ge=0)],
     "How many bytes of the body are JSON; raw tensors follow. `0`: the body is one encoded image.",
     "header",
 )
-_CACHE = Parameter("cache", SWITCH, "`0`: executed for this request, whatever answer is kept.")
 _ABOUT = (
     "Without `Inference-Header-Content-Length` the body is JSON. An encoded image is a BYTES tensor of one element, or "
     "the whole body when that header is `0`."
@@ -210,7 +207,7 @@ def operations(
             summary,
             _TAG,
             {200: Answer("The answer.", {JSON: document})},
-            parameters=_variables(path),
+            parameters=variables(path),
             errors=(*question_errors, *errors),
             credentials=credentials,
         )
@@ -226,7 +223,7 @@ def operations(
             _TAG,
             {200: Answer("The outputs.", {JSON: Inferred, "application/octet-stream": BINARY})},
             about=_ABOUT,
-            parameters=(*_variables(path), *parameters, TIMEOUT, _LENGTH, _CACHE),
+            parameters=(*variables(path), *parameters, TIMEOUT, _LENGTH, CACHE),
             bodies={JSON: InferRequest, "application/octet-stream": BINARY},
             errors=(*IMAGE_ERRORS, *infer_errors),
             credentials=credentials,
@@ -239,7 +236,7 @@ def operations(
             "Refused: models are published with `shoal models`",
             _TAG,
             {},
-            parameters=_variables(path),
+            parameters=variables(path),
             errors=(*question_errors, InvalidRequest),
             credentials=credentials,
         )
@@ -268,10 +265,6 @@ def operations(
         index,
         *map(load, said.LOADING),
     )
-
-
-def _variables(path: str) -> tuple[Parameter, ...]:
-    return tuple(variable for variable in (_MODEL, _VERSION) if f"{{{variable.name}:" in path)
 
 
 def _gone(errors: Sequence[type[ShoalError]]) -> tuple[type[ShoalError], ...]:

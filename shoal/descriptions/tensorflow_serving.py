@@ -10,7 +10,7 @@ from msgspec import UNSET, UnsetType
 
 from shoal import paths
 from shoal import tensorflow_serving as said
-from shoal.descriptions import SWITCH, TIMEOUT
+from shoal.descriptions import CACHE, TIMEOUT, variables
 from shoal.descriptions.native import IMAGE_ERRORS
 from shoal.errors import BadGateway, InvalidRequest, NotReady, ShoalError, UnknownLabel, UnknownModel
 from shoal.openapi import JSON, Answer, Operation, Parameter
@@ -95,12 +95,6 @@ class SignatureMetadata(msgspec.Struct, frozen=True):
 
 
 _TAG = "TensorFlow Serving"
-_VARIABLES = (
-    Parameter("model", str, "The model.", "path", example="lite0"),
-    Parameter("version", str, "Its version.", "path", example="1"),
-    Parameter("label", str, "The label of a version.", "path", example="stable"),
-)
-_CACHE = Parameter("cache", SWITCH, "`0`: executed for this request, whatever answer is kept.")
 
 
 def operations(
@@ -118,7 +112,7 @@ def operations(
             summary,
             _TAG,
             {200: Answer("The answer.", {JSON: document})},
-            parameters=_variables(path),
+            parameters=variables(path),
             errors=(*question_errors, *errors, NotReady, *_of_label(path)),
             credentials=credentials,
         )
@@ -130,7 +124,7 @@ def operations(
             "Predict, by rows or by columns",
             _TAG,
             {200: Answer("In rows as in columns: as it was asked.", {JSON: (RowsAnswered, ColumnsAnswered)})},
-            parameters=(*_variables(path), *parameters, TIMEOUT, _CACHE),
+            parameters=(*variables(path), *parameters, TIMEOUT, CACHE),
             bodies={JSON: (Rows, Columns)},
             errors=(*IMAGE_ERRORS, *predict_errors, *_of_label(path)),
             credentials=credentials,
@@ -143,7 +137,7 @@ def operations(
             "Refused: models answer `:predict`",
             _TAG,
             {},
-            parameters=_variables(path),
+            parameters=variables(path),
             errors=(*question_errors, InvalidRequest),
             credentials=credentials,
         )
@@ -155,10 +149,6 @@ def operations(
         *(ask(path, "About a model", SignatureMetadata, UnknownModel, BadGateway) for path in said.METADATA),
         *map(refuse, said.REFUSED),
     )
-
-
-def _variables(path: str) -> tuple[Parameter, ...]:
-    return tuple(variable for variable in _VARIABLES if f"{{{variable.name}:" in path)
 
 
 def _of_label(path: str) -> tuple[type[ShoalError], ...]:

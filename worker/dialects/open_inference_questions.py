@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from aiohttp import web
@@ -17,14 +17,12 @@ from worker.questions import Questions
 
 __all__ = ["OpenInferenceQuestions"]
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
 
 class OpenInferenceQuestions:
     """The handlers. ``live`` and ``ready`` are the node's own."""
 
     def __init__(
-        self, questions: Questions, front_metrics: metrics.FrontMetrics, *, live: Handler, ready: Handler
+        self, questions: Questions, front_metrics: metrics.FrontMetrics, *, live: http.Handler, ready: http.Handler
     ) -> None:
         self._questions = questions
         self._metrics = front_metrics
@@ -32,21 +30,18 @@ class OpenInferenceQuestions:
         self._ready = ready
 
     def add_to(self, app: web.Application) -> None:
-        router, said = app.router, open_inference
-        router.add_get(said.SERVER, self._server)
-        router.add_get(said.LIVE, self._live)
-        router.add_get(said.READY, self._ready)
-        router.add_get(said.MODELS, self._models)
-        router.add_post(said.INDEX, self._index)
-        for paths, handler in (
-            (said.STATISTICS, self._statistics),
-            (said.METADATA, self._metadata),
-            (said.READY_MODEL, self._model_ready),
-        ):
-            for path in paths:
-                router.add_get(path, handler)
-        for path in said.LOADING:
-            router.add_post(path, self._load)
+        open_inference.add_routes(
+            app,
+            server=self._server,
+            live=self._live,
+            ready=self._ready,
+            models=self._models,
+            index=self._index,
+            statistics=self._statistics,
+            metadata=self._metadata,
+            model_ready=self._model_ready,
+            load=self._load,
+        )
 
     async def _server(self, request: web.Request) -> web.Response:
         self._questions.permit(request)

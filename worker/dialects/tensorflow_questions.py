@@ -36,13 +36,9 @@ class TensorFlowQuestions:
         self._questions = questions
 
     def add_to(self, app: web.Application) -> None:
-        said = tensorflow_serving
-        app.router.add_get(said.MODELS, self._models)
-        for paths, handler in ((said.STATUS, self._status), (said.METADATA, self._metadata)):
-            for path in paths:
-                app.router.add_get(path, handler)
-        for path in said.REFUSED:
-            app.router.add_post(path, self._refuse)
+        tensorflow_serving.add_routes(
+            app, models=self._models, status=self._status, metadata=self._metadata, refuse=self._refuse
+        )
 
     async def _models(self, request: web.Request) -> web.Response:
         names = (key.rpartition("@")[0] for key in self._questions.all(request))
@@ -64,8 +60,7 @@ class TensorFlowQuestions:
 
 def metadata(card: ModelCard) -> dict[str, Any]:
     """The one signature. Its input is the network's own where it has one, and else an image as pixels."""
-    size = card.input
-    taken = card.tensor or TensorSpec(size.name, "uint8", (size.height, size.width, size.channels))
+    taken = card.tensor or TensorSpec(card.input.name, "uint8", card.input.shape)
     signature = {
         "inputs": {taken.name: _described(taken)},
         "outputs": {spec.name: _described(spec) for spec in card.outputs},
