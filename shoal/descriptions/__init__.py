@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
 from shoal.documents import Live
+from shoal.errors import InvalidRequest, ShoalError
 from shoal.openapi import JSON, Answer, Operation, Parameter
 
-__all__ = ["CACHE", "LIVE", "OPENAPI", "SCHEMES", "SWITCH", "TIMEOUT", "variables"]
+__all__ = ["CACHE", "LIVE", "OPENAPI", "SCHEMES", "SWITCH", "TIMEOUT", "question", "refused", "variables"]
 
 SWITCH = Literal["0", "1"]
 
@@ -54,3 +56,21 @@ OPENAPI = Operation(
 def variables(path: str) -> tuple[Parameter, ...]:
     """What is named in a path about a model."""
     return tuple(variable for variable in _VARIABLES if f"{{{variable.name}:" in path)
+
+
+def question(
+    path: str, summary: str, tag: str, document: Any, *, errors: Sequence[type[ShoalError]], credentials: Sequence[str]
+) -> Operation:
+    """A GET about a model, or about all of them, that is answered with a ``document``."""
+    answers = {200: Answer("The answer.", {JSON: document})}
+    return Operation(
+        "GET", path, summary, tag, answers, parameters=variables(path), errors=errors, credentials=credentials
+    )
+
+
+def refused(
+    path: str, summary: str, tag: str, *, errors: Sequence[type[ShoalError]], credentials: Sequence[str]
+) -> Operation:
+    """A POST that other servers take, and that is an ``InvalidRequest`` here."""
+    errors = (*errors, InvalidRequest)
+    return Operation("POST", path, summary, tag, {}, parameters=variables(path), errors=errors, credentials=credentials)

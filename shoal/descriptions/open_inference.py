@@ -9,7 +9,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from shoal import open_inference, paths
-from shoal.descriptions import CACHE, TIMEOUT, variables
+from shoal.descriptions import CACHE, TIMEOUT, question, refused, variables
 from shoal.descriptions.native import IMAGE_ERRORS
 from shoal.documents import Count, Live, Ready
 from shoal.errors import BadGateway, BodyTooLarge, InvalidRequest, NotReady, ShoalError, UnknownModel, UploadTimeout
@@ -201,16 +201,8 @@ def operations(
     """All of them, with what a gateway or a worker has beyond what they have in common."""
 
     def ask(path: str, summary: str, document: Any, *errors: type[ShoalError]) -> Operation:
-        return Operation(
-            "GET",
-            path,
-            summary,
-            _TAG,
-            {200: Answer("The answer.", {JSON: document})},
-            parameters=variables(path),
-            errors=(*question_errors, *errors),
-            credentials=credentials,
-        )
+        all_errors = (*question_errors, *errors)
+        return question(path, summary, _TAG, document, errors=all_errors, credentials=credentials)
 
     def probe(path: str, summary: str, document: Any, *errors: type[ShoalError]) -> Operation:
         return Operation("GET", path, summary, _TAG, {200: Answer("Yes.", {JSON: document})}, errors=errors)
@@ -230,16 +222,8 @@ def operations(
         )
 
     def load(path: str) -> Operation:
-        return Operation(
-            "POST",
-            path,
-            "Refused: models are published with `shoal models`",
-            _TAG,
-            {},
-            parameters=variables(path),
-            errors=(*question_errors, InvalidRequest),
-            credentials=credentials,
-        )
+        summary = "Refused: models are published with `shoal models`"
+        return refused(path, summary, _TAG, errors=question_errors, credentials=credentials)
 
     said, of_model = open_inference, (UnknownModel, NotReady, BadGateway)
     index = Operation(

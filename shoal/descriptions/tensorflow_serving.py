@@ -10,9 +10,9 @@ from msgspec import UNSET, UnsetType
 
 from shoal import paths
 from shoal import tensorflow_serving as said
-from shoal.descriptions import CACHE, TIMEOUT, variables
+from shoal.descriptions import CACHE, TIMEOUT, question, refused, variables
 from shoal.descriptions.native import IMAGE_ERRORS
-from shoal.errors import BadGateway, InvalidRequest, NotReady, ShoalError, UnknownLabel, UnknownModel
+from shoal.errors import BadGateway, NotReady, ShoalError, UnknownLabel, UnknownModel
 from shoal.openapi import JSON, Answer, Operation, Parameter
 
 __all__ = ["operations"]
@@ -106,16 +106,8 @@ def operations(
     """All of them, with what a gateway or a worker has beyond what they have in common."""
 
     def ask(path: str, summary: str, document: Any, *errors: type[ShoalError]) -> Operation:
-        return Operation(
-            "GET",
-            path,
-            summary,
-            _TAG,
-            {200: Answer("The answer.", {JSON: document})},
-            parameters=variables(path),
-            errors=(*question_errors, *errors, NotReady, *_of_label(path)),
-            credentials=credentials,
-        )
+        all_errors = (*question_errors, *errors, NotReady, *_of_label(path))
+        return question(path, summary, _TAG, document, errors=all_errors, credentials=credentials)
 
     def predict(path: str) -> Operation:
         return Operation(
@@ -131,16 +123,8 @@ def operations(
         )
 
     def refuse(path: str) -> Operation:
-        return Operation(
-            "POST",
-            path,
-            "Refused: models answer `:predict`",
-            _TAG,
-            {},
-            parameters=variables(path),
-            errors=(*question_errors, InvalidRequest),
-            credentials=credentials,
-        )
+        summary = "Refused: models answer `:predict`"
+        return refused(path, summary, _TAG, errors=question_errors, credentials=credentials)
 
     return (
         *map(predict, paths.TENSORFLOW_SERVING),
