@@ -176,7 +176,8 @@ class Gateway:
         choice, ticket, uses = await self._grant(request, subject, uses)
         base = _public_url(choice)
         if style == "port":
-            return web.Response(text=f"{urlsplit(base).port or 80}/?ticket={ticket}\n")
+            port = urlsplit(base).port or (443 if base.startswith("https://") else 80)
+            return web.Response(text=f"{port}/?ticket={ticket}\n")
         if style == "text":
             return web.Response(text=f"{base}/predict?ticket={ticket}\n")
         model, _, version = choice.key.rpartition("@")
