@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 
 from discovery.backend import DiscoveryUnavailable
 from discovery.member import Member, Role
-from shoal.tls import name_of
 
 PROTO = "1"
 LONGEST_META_VALUE = 512
@@ -50,9 +49,6 @@ def definition(prefix: str, member: Member, check_interval: float) -> dict[str, 
             "CheckID": check_id(prefix, member),
             "Name": "readiness",
             "HTTP": f"{member.internal_url.rstrip('/')}/readyz",
-            # Before 1.10 Consul expects its own node's name instead. Either way the agent shows its certificate, if
-            # ``enable_agent_tls_for_checks`` is set.
-            **({"TLSServerName": name_of(member.role)} if internal.scheme == "https" else {}),
             "Interval": f"{check_interval:g}s",
             "Timeout": f"{max(2.0, check_interval):g}s",
             # Not routed to before the first check; Consul keeps the status of a check that it has already.
