@@ -28,6 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "loadtest": {"shoal"},
     "chaos": {"shoal", "worker"},
     "manual": {"shoal", "worker"},
+    "rehearsal": {"shoal", "chaos", "loadtest"},
 }
 OURS = {*MAY_IMPORT, "tests"}
 
