@@ -55,6 +55,6 @@ def inventory(layout: Mapping[str, Sequence[str]], hosts: Mapping[str, Host], ke
 def _variables(host: Host) -> dict[str, str]:
     return {
         "ansible_host": host.address("internal"),
-        "shoal_internal_address": host.address("internal"),
+        "shoal_address": host.address("internal"),
         "shoal_public_address": host.address("public"),
     }

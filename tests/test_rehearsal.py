@@ -37,7 +37,7 @@ def test_ansible_reads_hosts_addresses_and_groups() -> None:
     described = yaml.safe_load(inventory(layout, hosts, Path("/key")))["all"]
     assert described["hosts"]["b"] == {
         "ansible_host": "10.77.0.2",
-        "shoal_internal_address": "10.77.0.2",
+        "shoal_address": "10.77.0.2",
         "shoal_public_address": "10.78.0.2",
     }
     assert described["children"] == {"gateways": {"hosts": {"a": {}}}, "workers": {"hosts": {"a": {}, "b": {}}}}
