@@ -88,7 +88,7 @@ async def serve(
         async with (
             service.background(gateway.events.run()),
             admin.listening(settings.admin, admin.calls(lambda: description, stop)),
-            service.listening(gateway.internal_app(), [internal], drain_timeout=1),
+            service.listening(gateway.internal_app(), [internal], drain_timeout=settings.drain_timeout),
             service.listening(gateway.public_app(), [public], drain_timeout=settings.drain_timeout),
         ):
             async with backend.membership(member):
