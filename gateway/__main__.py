@@ -99,7 +99,9 @@ async def serve(
         async with (
             service.background(gateway.events.run()),
             admin.listening(settings.admin, admin.calls(lambda: description, stop), certificate),
-            service.listening(gateway.internal_app(), [internal], drain_timeout=1, certificate=certificate),
+            service.listening(
+                gateway.internal_app(), [internal], drain_timeout=settings.drain_timeout, certificate=certificate
+            ),
             service.listening(
                 gateway.public_app(), [public], drain_timeout=settings.drain_timeout, certificate=public_certificate
             ),

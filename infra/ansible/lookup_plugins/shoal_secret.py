@@ -1,4 +1,4 @@
-"""A new secret of a kind that Shoal takes: ``lookup('shoal_secret', 'api_key')``. Nothing is kept; each call makes another."""
+"""A new secret of a kind that Shoal takes: ``lookup('shoal_secret', 'api_key')``. Each call makes another."""
 
 from __future__ import annotations
 
