@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from http import HTTPStatus
 from urllib.parse import urlencode, urlsplit
@@ -26,7 +27,7 @@ from gateway.proxy_tickets import ProxyTickets
 from gateway.replay import Body, ReplayBuffer, Stream, digest
 from gateway.scaling import ScaleSignal
 from gateway.tensorflow_serving import TensorFlowServing
-from shoal import access, cors, http, logs, metrics, paths, traces
+from shoal import access, callers, cors, http, logs, metrics, paths, tls, traces
 from shoal.documents import Live, Lookup, OneWorker, Ready, Status
 from shoal.errors import BadGateway, DeadlineExceeded, Draining, InvalidOption, ShoalError
 from shoal.keys import Holder, KeyRing
@@ -71,6 +72,7 @@ class Gateway:
         gateway_metrics: metrics.GatewayMetrics,
         registry: CollectorRegistry,
         tracer: Tracer = OFF,
+        certificates: Sequence[tls.Certificate | None] = (),
     ) -> None:
         self._settings = settings
         self._name = name
@@ -81,6 +83,7 @@ class Gateway:
         self._metrics = gateway_metrics
         self._registry = registry
         self._tracer = tracer
+        self._certificates = [certificate for certificate in certificates if certificate]
         self._replay = ReplayBuffer(body_bytes=settings.replay_body_bytes, total_bytes=settings.replay_total_bytes)
         self._tickets = ProxyTickets(name, signer, fleet, max_bytes=settings.max_body_bytes)
         self._inquiries = Inquiries(fleet, proxy, self._tickets)
@@ -125,6 +128,8 @@ class Gateway:
 
     def internal_app(self) -> web.Application:
         app = self._app()
+        if self._settings.internal_files:
+            app.middlewares.append(callers.only(callers.GATEWAY))
         app.router.add_get("/livez", self._live)
         app.router.add_get("/readyz", self._ready)
         app.router.add_get("/metrics", self._exposition)
@@ -367,7 +372,9 @@ class Gateway:
         return http.json_response(OneWorker(worker.state if worker else "gone"))
 
     async def _exposition(self, request: web.Request) -> web.Response:
-        return web.Response(body=metrics.exposition(self._registry), headers={"Content-Type": metrics.CONTENT_TYPE})
+        expiry = metrics.CertificateExpiry(self._certificates)
+        text = metrics.exposition(self._registry, expiry)
+        return web.Response(body=text, headers={"Content-Type": metrics.CONTENT_TYPE})
 
     async def _targets(self, request: web.Request) -> web.Response:
         """What Prometheus is to scrape, as its discovery by HTTP reads it: this gateway and every worker it knows."""
