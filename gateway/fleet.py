@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 _POLL_TIMEOUT = 0.75
 _VANISHED_SECONDS = 60.0
 _PANIC_SHARE = 0.5
+_LATE_SECONDS = 10.0
 _WAIT_SHARE = 0.75  # of its time that a request may be expected to wait: what waits longer is likely to be late
 _TIERS: dict[Status, int] = {"ready": 0, "stalled": 1, "restarting": 1}
 _TIER_COUNT = 2
@@ -111,6 +112,7 @@ class Fleet:
         self._pollers: dict[str, asyncio.Task[None]] = {}
         self._seen: dict[str, None] = {}  # every model version that was ever reported here, in order
         self._turned_up = asyncio.Event()
+        self._polled = time.monotonic()
 
     def __repr__(self) -> str:
         ready = sum(w.state == "ready" for w in self._workers.values())
@@ -150,6 +152,11 @@ class Fleet:
                 follower.cancel()
                 for poller in fleet._pollers.values():
                     poller.cancel()
+
+    @property
+    def is_polling(self) -> bool:
+        """Whether polls come to an end: an answer, or the knowledge that there is none."""
+        return not self._workers or time.monotonic() - self._polled < _LATE_SECONDS
 
     async def _follow(self, watch: Watch, index: int, group: asyncio.TaskGroup) -> None:
         while True:
@@ -205,6 +212,7 @@ class Fleet:
             worker.refused()
             if before == "ready":
                 log.warning("worker unreachable", extra={"worker": worker.member.name, "error": repr(error)})
+        self._polled = time.monotonic()
         if worker.state in ("ready", "ejected"):
             self._seen |= dict.fromkeys(worker.report.models if worker.report else ())
             self._turned_up.set()

@@ -171,7 +171,9 @@ def _settings(service: str, arguments: list[str]) -> int:
 def _up(options: argparse.Namespace) -> int:
     if problem := _missing("cluster", "pydantic_settings") or _missing("cluster", "redis"):
         return _complain(problem)
-    from shoal import launcher, logs, service
+    from shoal import launcher, logs, notify, service
+
+    notifier = notify.Notifier.from_environment()
 
     async def run() -> int:
         stop = service.Stop()
@@ -190,11 +192,12 @@ def _up(options: argparse.Namespace) -> int:
         )
 
         async def serve() -> None:
-            async with launcher.cluster(plan) as running:
+            async with launcher.cluster(plan) as running, service.background(notifier.keep_telling()):
                 document = running.document()
                 line = json.dumps(document, separators=(",", ":")) + "\n"
                 sys.stdout.write(line if options.json else _instructions(document))
                 sys.stdout.flush()
+                notifier.ready("ready")
                 await asyncio.Event().wait()
 
         serving = asyncio.create_task(serve())

@@ -233,8 +233,9 @@ class GatewaySettings(Settings):
     @model_validator(mode="after")
     def _safe(self) -> Self:
         problems = self._wrong_certificates()
-        if self.authentication == "off" and not is_loopback(self.host):
-            problems.append(f"authentication is off, so host {self.host} is refused: only a loopback address may")
+        exposed = [host for host in (self.host, self.internal_host) if not is_loopback(host)]
+        if self.authentication == "off" and exposed:
+            problems.append(f"authentication is off, so {', '.join(exposed)} is refused: only a loopback address may")
         if self.authentication == "required" and self.api_keys is None:
             problems.append("api_keys is missing: make one with 'shoal keys add', or set authentication to off")
         if self.ticket_key is None:
