@@ -27,6 +27,34 @@ class Mutant:
 
 MUTANTS = (
     Mutant(
+        "who has no certificate of the authority gets no connection",
+        "shoal/tls.py",
+        "context.verify_mode = ssl.CERT_REQUIRED",
+        "context.verify_mode = ssl.CERT_NONE",
+        "tests/test_tls.py::test_only_certificates_of_the_ca_connect",
+    ),
+    Mutant(
+        "a certificate's role decides who may call what",
+        "shoal/callers.py",
+        "if wanted is not None and not roles & wanted:",
+        "if wanted is not None and not roles:",
+        "tests/test_tls.py::test_who_may_call_what",
+    ),
+    Mutant(
+        "who has a certificate speaks to nobody without one",
+        "shoal/tls.py",
+        'if not url.startswith("https://"):',
+        "if not url:",
+        "tests/test_tls.py::test_a_caller_expects_a_role",
+    ),
+    Mutant(
+        "a new certificate that is broken changes nothing",
+        "shoal/tls.py",
+        "        except (OSError, ValueError) as error:\n            log.error(",
+        "        except KeyError as error:\n            log.error(",
+        "tests/test_tls.py::test_a_broken_file_keeps_the_certificate",
+    ),
+    Mutant(
         "no child of a service speaks to systemd for it",
         "shoal/notify.py",
         '(os.environ.pop(n, "") for n',
