@@ -27,6 +27,7 @@ from gateway.versions import pick
 from shoal import http
 from shoal.errors import NoWorker, QueueFull, UnknownLabel, UnknownModel
 from shoal.metrics import GatewayMetrics
+from shoal.tls import Calls
 from shoal.wire import Priority, Status, model_key
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 _POLL_TIMEOUT = 0.75
 _VANISHED_SECONDS = 60.0
 _PANIC_SHARE = 0.5
+_LATE_SECONDS = 10.0
 _WAIT_SHARE = 0.75  # of its time that a request may be expected to wait: what waits longer is likely to be late
 _TIERS: dict[Status, int] = {"ready": 0, "stalled": 1, "restarting": 1}
 _TIER_COUNT = 2
@@ -96,9 +98,11 @@ class Fleet:
         interval: float,
         metrics: GatewayMetrics,
         publications: Publications,
+        calls: Calls,
     ) -> None:
         self._name = name
         self._session = session
+        self._calls = calls
         self._balancer = balancer
         self._interval = interval
         self._metrics = metrics
@@ -108,6 +112,7 @@ class Fleet:
         self._pollers: dict[str, asyncio.Task[None]] = {}
         self._seen: dict[str, None] = {}  # every model version that was ever reported here, in order
         self._turned_up = asyncio.Event()
+        self._polled = time.monotonic()
 
     def __repr__(self) -> str:
         ready = sum(w.state == "ready" for w in self._workers.values())
@@ -128,9 +133,14 @@ class Fleet:
         interval: float,
         metrics: GatewayMetrics,
         publications: Publications | None = None,
+        calls: Calls | None = None,
     ) -> AsyncIterator[Fleet]:
-        """Follow the directory and poll its members, as the gateway ``name``. Entering waits for the first polls."""
-        fleet = cls(name, session, balancer, interval, metrics, publications or Publications())
+        """Follow the directory and poll its members, as the gateway ``name``. Entering waits for the first polls.
+
+        ``calls`` says how to speak to workers; by default in plain HTTP.
+        """
+        calls = calls or Calls(None, "worker")
+        fleet = cls(name, session, balancer, interval, metrics, publications or Publications(), calls)
         async with asyncio.TaskGroup() as group:
             directory = watch.directory
             fleet._adopt(directory, group)
@@ -142,6 +152,11 @@ class Fleet:
                 follower.cancel()
                 for poller in fleet._pollers.values():
                     poller.cancel()
+
+    @property
+    def is_polling(self) -> bool:
+        """Whether polls come to an end: an answer, or the knowledge that there is none."""
+        return not self._workers or time.monotonic() - self._polled < _LATE_SECONDS
 
     async def _follow(self, watch: Watch, index: int, group: asyncio.TaskGroup) -> None:
         while True:
@@ -178,10 +193,12 @@ class Fleet:
     async def _poll(self, worker: Worker) -> None:
         before = worker.state
         try:
+            url = f"{worker.member.internal_url}/load"
             async with self._session.get(
-                f"{worker.member.internal_url}/load",
+                url,
                 headers={http.GATEWAY: self._name},
                 timeout=ClientTimeout(total=_POLL_TIMEOUT),
+                **self._calls.terms(url),
             ) as response:
                 body = await response.read()
                 if response.status == HTTPStatus.SERVICE_UNAVAILABLE:
@@ -195,6 +212,7 @@ class Fleet:
             worker.refused()
             if before == "ready":
                 log.warning("worker unreachable", extra={"worker": worker.member.name, "error": repr(error)})
+        self._polled = time.monotonic()
         if worker.state in ("ready", "ejected"):
             self._seen |= dict.fromkeys(worker.report.models if worker.report else ())
             self._turned_up.set()

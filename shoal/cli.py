@@ -120,6 +120,9 @@ def _client_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--api-key", default=os.environ.get("SHOAL_API_KEY"), metavar="KEY", help="default: $SHOAL_API_KEY"
     )
+    parser.add_argument(
+        "--ca", default=os.environ.get("SHOAL_CA"), metavar="FILE", help="trust only these (PEM); default: $SHOAL_CA"
+    )
 
 
 def _setting(text: str) -> tuple[str, str]:
@@ -168,7 +171,9 @@ def _settings(service: str, arguments: list[str]) -> int:
 def _up(options: argparse.Namespace) -> int:
     if problem := _missing("cluster", "pydantic_settings") or _missing("cluster", "redis"):
         return _complain(problem)
-    from shoal import launcher, logs, service
+    from shoal import launcher, logs, notify, service
+
+    notifier = notify.Notifier.from_environment()
 
     async def run() -> int:
         stop = service.Stop()
@@ -187,11 +192,12 @@ def _up(options: argparse.Namespace) -> int:
         )
 
         async def serve() -> None:
-            async with launcher.cluster(plan) as running:
+            async with launcher.cluster(plan) as running, service.background(notifier.keep_telling()):
                 document = running.document()
                 line = json.dumps(document, separators=(",", ":")) + "\n"
                 sys.stdout.write(line if options.json else _instructions(document))
                 sys.stdout.flush()
+                notifier.ready("ready")
                 await asyncio.Event().wait()
 
         serving = asyncio.create_task(serve())
@@ -228,7 +234,9 @@ def _predict(options: argparse.Namespace) -> int:
     async def run() -> int:
         failed = 0
         files = options.files
-        async with AsyncClient(options.gateway, api_key=options.api_key, mode=mode, timeout=options.timeout) as client:
+        async with AsyncClient(
+            options.gateway, api_key=options.api_key, mode=mode, timeout=options.timeout, ca=options.ca
+        ) as client:
             with Progress(len(files), sys.stderr) as progress:
                 outcomes = client.predict_many(
                     [Path(name) for name in files],

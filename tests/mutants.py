@@ -27,6 +27,20 @@ class Mutant:
 
 MUTANTS = (
     Mutant(
+        "no child of a service speaks to systemd for it",
+        "shoal/notify.py",
+        '(os.environ.pop(n, "") for n',
+        '(os.environ.get(n, "") for n',
+        "tests/test_notify.py::test_what_systemd_asks_is_taken_from_the_environment",
+    ),
+    Mutant(
+        "a service that is not of use is not alive to systemd",
+        "shoal/notify.py",
+        "            if not lost:\n",
+        "            if lost or not lost:\n",
+        "tests/test_notify.py::test_it_is_alive_only_while_what_it_needs_holds",
+    ),
+    Mutant(
         "nobody who dies takes a job along that was promised by a 202",
         "worker/job_requests.py",
         "replace(offer, front=id, job",
@@ -134,7 +148,7 @@ MUTANTS = (
     Mutant(
         "a body is kept to be sent to a second worker",
         "gateway/app.py",
-        "if uploads >= _MOST_UPLOADS or",
+        "if uploads >= MOST_UPLOADS or",
         "if True or",
         "tests/test_faults.py::test_a_killed_worker_leaves_within_two_seconds[proxy]",
     ),
