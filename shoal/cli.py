@@ -141,6 +141,9 @@ def _client_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--api-key", default=os.environ.get("SHOAL_API_KEY"), metavar="KEY", help="default: $SHOAL_API_KEY"
     )
+    parser.add_argument(
+        "--ca", default=os.environ.get("SHOAL_CA"), metavar="FILE", help="trust only these (PEM); default: $SHOAL_CA"
+    )
 
 
 def _setting(text: str) -> tuple[str, str]:
@@ -258,7 +261,9 @@ def _predict(options: argparse.Namespace) -> int:
     async def run() -> int:
         failed = 0
         files = options.files
-        async with AsyncClient(options.gateway, api_key=options.api_key, mode=mode, timeout=options.timeout) as client:
+        async with AsyncClient(
+            options.gateway, api_key=options.api_key, mode=mode, timeout=options.timeout, ca=options.ca
+        ) as client:
             with Progress(len(files), sys.stderr) as progress:
                 outcomes = client.predict_many(
                     [Path(name) for name in files],

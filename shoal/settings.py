@@ -26,6 +26,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from shoal import tls
 from shoal.sockets import check_path
 
 MIB = 1024 * 1024
@@ -35,6 +36,7 @@ Seconds = Annotated[float, Field(ge=0, le=86400)]
 Count = Annotated[int, Field(ge=1)]
 _HOST = re.compile(r"(\*\.)?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?")
 _ORIGIN = re.compile(r"https?://([a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?|\[[0-9a-f:]+\])(:([0-9]{1,5}|\*))?")
+_ADMIN_URL = re.compile(r"https://([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:]+\]):[0-9]{1,5}")
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -47,8 +49,12 @@ def _absolute(value: Path) -> Path:
     return value.expanduser().absolute()
 
 
-def _socket_path(value: str) -> str:
-    return value and check_path(value)
+def _admin(value: str) -> str:
+    if not value.startswith("https://"):
+        return value and check_path(value)
+    if not _ADMIN_URL.fullmatch(value):
+        raise ValueError(f"{value} is not https://HOST:PORT")
+    return value
 
 
 def _host(value: str) -> str:
@@ -83,7 +89,8 @@ Origins = Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], NoDecod
 Sources = Annotated[tuple[Annotated[str, AfterValidator(_source)], ...], NoDecode, BeforeValidator(_split)]
 Devices = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|[0-9]+(,[0-9]+)*)$")]
 File = Annotated[Path, AfterValidator(_absolute)]
-SocketPath = Annotated[str, AfterValidator(_socket_path)]
+Admin = Annotated[str, AfterValidator(_admin)]
+_TOGETHER = (("certificate", "certificate_key"), ("internal_certificate", "internal_key", "internal_ca"))
 
 
 class InvalidSettings(ValueError):
@@ -114,7 +121,16 @@ class Settings(BaseSettings):
     grace: Seconds = Field(20.0, description="wait between leaving discovery and closing the listeners, seconds")
     drain_timeout: Seconds = Field(30.0, description="longest wait for requests to finish when stopping, seconds")
     cors_origins: Origins = Field((), description="web pages that may call this from a browser: https://HOST:PORT,…")
-    admin: SocketPath = Field("", description="path of the admin listener, a unix socket; empty: none")
+    certificate: File | None = Field(None, description="certificate of the public listener (PEM); none: plain HTTP")
+    certificate_key: File | None = Field(None, description="its key (PEM)")
+    internal_certificate: File | None = Field(
+        None, description="of the internal listener, and for calls to those of others (PEM); none: plain HTTP"
+    )
+    internal_key: File | None = Field(None, description="its key (PEM)")
+    internal_ca: File | None = Field(None, description="the CA of all internal certificates (PEM)")
+    admin: Admin = Field(
+        "", description="the admin listener: path of a unix socket, or https://HOST:PORT (mutual TLS); empty: none"
+    )
     log_level: LogLevel = Field("info", description="debug, info, warning or error")
     trusted_proxies: Networks = Field((), description="networks of proxies whose X-Forwarded-For is believed")
     traces: str = Field("", description="OTLP/HTTP endpoint of a trace collector, http://HOST:4318; empty: none")
@@ -161,6 +177,36 @@ class Settings(BaseSettings):
         """Every value as JSON-ready data, secrets hidden."""
         return self.model_dump(mode="json")
 
+    @property
+    def public_files(self) -> tls.Files | None:
+        """The certificate of the public listener."""
+        if self.certificate is None or self.certificate_key is None:
+            return None
+        return tls.Files(self.certificate, self.certificate_key)
+
+    @property
+    def internal_files(self) -> tls.Files | None:
+        """The certificate among ourselves."""
+        if self.internal_certificate is None or self.internal_key is None or self.internal_ca is None:
+            return None
+        return tls.Files(self.internal_certificate, self.internal_key, self.internal_ca)
+
+    def _wrong_certificates(self) -> list[str]:
+        problems = []
+        for together in _TOGETHER:
+            missing = [name for name in together if getattr(self, name) is None]
+            if 0 < len(missing) < len(together):
+                problems.append(f"{', '.join(missing)} missing: {', '.join(together)} are set together or not at all")
+        for files in (self.public_files, self.internal_files):
+            try:
+                if files is not None:
+                    files.serving()
+            except ValueError as error:
+                problems.append(str(error))
+        if self.admin.startswith("https://") and self.internal_files is None:
+            problems.append("an admin listener on https:// needs internal_certificate, internal_key and internal_ca")
+        return problems
+
 
 class GatewaySettings(Settings):
     """A gateway's settings."""
@@ -186,9 +232,10 @@ class GatewaySettings(Settings):
 
     @model_validator(mode="after")
     def _safe(self) -> Self:
-        problems = []
-        if self.authentication == "off" and not is_loopback(self.host):
-            problems.append(f"authentication is off, so host {self.host} is refused: only a loopback address may")
+        problems = self._wrong_certificates()
+        exposed = [host for host in (self.host, self.internal_host) if not is_loopback(host)]
+        if self.authentication == "off" and exposed:
+            problems.append(f"authentication is off, so {', '.join(exposed)} is refused: only a loopback address may")
         if self.authentication == "required" and self.api_keys is None:
             problems.append("api_keys is missing: make one with 'shoal keys add', or set authentication to off")
         if self.ticket_key is None:
@@ -264,13 +311,16 @@ class WorkerSettings(Settings):
 
     @model_validator(mode="after")
     def _safe(self) -> Self:
+        problems = self._wrong_certificates()
         if not self.redis and self.cache_bytes > self.redis_bytes // 2:
-            raise ValueError(f"cache_bytes {self.cache_bytes} is refused: at most half of redis_bytes may be")
+            problems.append(f"cache_bytes {self.cache_bytes} is refused: at most half of redis_bytes may be")
         if self.webhook_hosts and self.webhook_secret is None:
-            raise ValueError("webhook_secret is missing: webhooks are signed; make one with 'shoal keys webhook'")
+            problems.append("webhook_secret is missing: webhooks are signed; make one with 'shoal keys webhook'")
         exposed = [h for h in (self.host, self.internal_host) if not is_loopback(h)]
         if self.ticket_keys is None and exposed:
-            raise ValueError(f"without ticket_keys, {', '.join(exposed)} is refused: only a loopback address may")
+            problems.append(f"without ticket_keys, {', '.join(exposed)} is refused: only a loopback address may")
+        if problems:
+            raise ValueError("; ".join(problems))
         return self
 
 

@@ -148,7 +148,7 @@ MUTANTS = (
     Mutant(
         "a body is kept to be sent to a second worker",
         "gateway/app.py",
-        "if uploads >= _MOST_UPLOADS or",
+        "if uploads >= MOST_UPLOADS or",
         "if True or",
         "tests/test_faults.py::test_a_killed_worker_leaves_within_two_seconds[proxy]",
     ),

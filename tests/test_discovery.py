@@ -191,7 +191,7 @@ async def test_static_workers_are_there_for_ever() -> None:
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("", "starts with one of file://, static://, consul://, consul\\+https://"),
+        ("", "starts with one of file://, static://, static\\+https://, consul://, consul\\+https://"),
         ("zookeeper://h:1", "starts with one of"),
         ("consul:h", "starts with one of"),
         ("file://", "needs a directory"),

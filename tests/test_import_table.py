@@ -24,10 +24,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "discovery": {"shoal"},
     "gateway": {"shoal", "discovery"},
     "worker": {"shoal", "discovery"},
-    "bench": {"shoal", "discovery", "worker"},
+    "bench": {"shoal", "discovery", "worker", "chaos"},
     "loadtest": {"shoal"},
     "chaos": {"shoal", "worker"},
     "manual": {"shoal", "worker"},
+    "rehearsal": {"shoal", "chaos", "loadtest"},
 }
 OURS = {*MAY_IMPORT, "tests"}
 

@@ -25,7 +25,7 @@ from prometheus_client import CollectorRegistry
 
 import discovery
 from discovery import Member, publications
-from shoal import admin, logs, metrics, notify, processes, publication, service
+from shoal import admin, logs, metrics, notify, processes, publication, service, tls
 from shoal.keeper import Keeper, keeping
 from shoal.processes import Child
 from shoal.settings import WorkerSettings
@@ -76,7 +76,10 @@ class Supervisor:
         settings = self.settings
         public = service.bind(settings.host, settings.port) if settings.public else None
         internal = service.bind(settings.internal_host, settings.internal_port)
-        public_url = (settings.public_url or service.url_of(settings.host, public)) if public else None
+        encrypted = bool(settings.public_files)
+        public_url = (
+            (settings.public_url or service.url_of(settings.host, public, encrypted=encrypted)) if public else None
+        )
         self.name = settings.name or f"{socket.gethostname()}-{internal.getsockname()[1]}"
         async with AsyncExitStack() as stack:
             for sock in (public, internal):
@@ -88,12 +91,14 @@ class Supervisor:
                 public,
                 internal,
                 public_url,
-                service.url_of(settings.internal_host, internal),
+                service.url_of(settings.internal_host, internal, encrypted=bool(settings.internal_files)),
                 await stack.enter_async_context(self._redis()),
             )
             queue = await stack.enter_async_context(Queue.connect(place.redis))
             calls = admin.calls(self._description, stop) + quarantine.calls(queue, self._keys)
-            await stack.enter_async_context(admin.listening(settings.admin, calls))
+            remote = settings.internal_files if settings.admin.startswith("https://") else None
+            certificate = await stack.enter_async_context(tls.followed(remote, "admin"))
+            await stack.enter_async_context(admin.listening(settings.admin, calls, certificate))
             backend = await stack.enter_async_context(
                 discovery.connect(settings.discovery, token=settings.discovery_token.get_secret_value() or None)
             )
