@@ -103,6 +103,27 @@ def parser() -> argparse.ArgumentParser:
     operations.add_commands(commands)
     key_commands.add_commands(commands)
 
+    doctor = commands.add_parser("doctor", help="look at this machine in a role, and say what is wrong and what to do")
+    doctor.add_argument("role", choices=(*_SERVICES, "client"))
+    doctor.add_argument(
+        "--config",
+        default=os.environ.get("SHOAL_CONFIG", ""),
+        metavar="FILE",
+        help="the service's; default: $SHOAL_CONFIG",
+    )
+    doctor.add_argument(
+        "--env-file",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="variables of the service, as in systemd's EnvironmentFile; repeat it",
+    )
+    _client_options(doctor)
+    doctor.add_argument("--json", action="store_true", help="print everything as one JSON document")
+    doctor.add_argument("--strict", action="store_true", help="exit code 1 for warnings too")
+    doctor.set_defaults(command=_doctor)
+
     settings = commands.add_parser("settings", help="print the effective settings of a service")
     settings.add_argument("service", choices=_SERVICES)
     for service in _SERVICES:
@@ -149,6 +170,12 @@ def _become(program: str, arguments: list[str], *, extra: str = "") -> int:
     if problem := _missing(extra or program, "pydantic_settings"):
         return _complain(problem)
     return os.execv(sys.executable, [sys.executable, "-m", program, *arguments])  # noqa: S606
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from shoal.doctor import command
+
+    return command.run(options)
 
 
 def _settings(service: str, arguments: list[str]) -> int:

@@ -94,6 +94,7 @@ UNASKED = ("opentelemetry",)  # Redis's client loads a part of it where it is in
 NEVER_LOADED = [
     ("shoal", (*SERVER_ONLY, *RUNTIMES, *UNASKED)),
     ("shoal.cli", (*SERVER_ONLY, *RUNTIMES, *UNASKED)),
+    ("shoal.doctor.command", (*SERVER_ONLY, *RUNTIMES, *UNASKED)),
     ("gateway.__main__", ("redis", "consul", "PIL", "numpy", *RUNTIMES, *UNASKED)),
     ("worker.supervisor", ("consul", *RUNTIMES)),
     ("worker.front_process", ("consul", *RUNTIMES)),
