@@ -15,9 +15,9 @@ from typing import Any, Literal, Self, Unpack
 
 import aiohttp
 
-from shoal.answers import Answer, Outcome
+from shoal.answers import Answer, Outcome, from_body
 from shoal.calls import Call, Image, Priority, Terms, Wish, digest, read
-from shoal.errors import BadGateway, ConnectionFailed, DeadlineExceeded, NoWorker, QueueFull, ShoalError, from_body
+from shoal.errors import BadGateway, ConnectionFailed, DeadlineExceeded, NoWorker, QueueFull, ShoalError
 from shoal.gateways import Gateways
 from shoal.grants import Grant, Grants
 from shoal.presence import Gone, Presence
