@@ -19,6 +19,8 @@ from shoal.errors import ShoalError
 
 _DEFAULT_GATEWAY = "http://127.0.0.1:8080"
 _SERVICES = ("gateway", "worker")
+_ALL_SERVICES = (*_SERVICES, "nginx")
+_EXTRAS = {"nginx": "gateway"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,11 +28,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if argv is None:
         os.environ.setdefault("PYTHONSAFEPATH", "1")  # a queue.py where the user stands is not for programs we start
-    if arguments[:1] and arguments[0] in _SERVICES:
-        return _become(arguments[0], arguments[1:])
+    if arguments[:1] and arguments[0] in _ALL_SERVICES:
+        return _become(arguments[0], arguments[1:], extra=_EXTRAS.get(arguments[0], ""))
     if arguments[:1] in (["models"], ["serve"]):
         return _become("worker.repository", arguments[arguments[0] == "models" :], extra="worker")
-    if arguments[:1] == ["settings"] and arguments[1:2] and arguments[1] in _SERVICES:
+    if arguments[:1] == ["settings"] and arguments[1:2] and arguments[1] in _ALL_SERVICES:
         return _settings(arguments[1], arguments[2:])
     options = parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
@@ -125,9 +127,10 @@ def parser() -> argparse.ArgumentParser:
     doctor.set_defaults(command=_doctor)
 
     settings = commands.add_parser("settings", help="print the effective settings of a service")
-    settings.add_argument("service", choices=_SERVICES)
+    settings.add_argument("service", choices=_ALL_SERVICES)
     for service in _SERVICES:
         commands.add_parser(service, help=f"run one {service} ('shoal {service} --help' lists its settings)")
+    commands.add_parser("nginx", help="write nginx's configuration, and keep it with the fleet ('shoal nginx --help')")
     return tool
 
 
@@ -179,11 +182,13 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _settings(service: str, arguments: list[str]) -> int:
-    if problem := _missing(service, "pydantic_settings"):
+    if problem := _missing(_EXTRAS.get(service, service), "pydantic_settings"):
         return _complain(problem)
-    from shoal.settings import GatewaySettings, InvalidSettings, WorkerSettings
+    from shoal.nginx_settings import NginxSettings
+    from shoal.settings import GatewaySettings, InvalidSettings, Read, WorkerSettings
 
-    kind = GatewaySettings if service == "gateway" else WorkerSettings
+    kinds: dict[str, type[Read]] = {"gateway": GatewaySettings, "worker": WorkerSettings, "nginx": NginxSettings}
+    kind = kinds[service]
     try:
         effective = kind.load(arguments).effective()
     except InvalidSettings as error:

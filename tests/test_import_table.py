@@ -23,6 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "shoal": set(),
     "discovery": {"shoal"},
     "gateway": {"shoal", "discovery"},
+    "nginx": {"shoal", "discovery"},
     "worker": {"shoal", "discovery"},
     "bench": {"shoal", "discovery", "worker", "chaos"},
     "loadtest": {"shoal"},
@@ -62,6 +63,7 @@ ONLY_IN: dict[str, set[str]] = {
     "opentelemetry": {"shoal/traces.py"},
     "pydantic": {
         "manual/reference.py",
+        "shoal/nginx_settings.py",
         "shoal/settings.py",
         "worker/models/manifest.py",
         "worker/models/tasks/boxes.py",
@@ -72,7 +74,7 @@ ONLY_IN: dict[str, set[str]] = {
         "worker/models/tasks/tensors.py",
     },
     "tomli_w": {"worker/models/manifest.py"},
-    "pydantic_settings": {"shoal/settings.py"},
+    "pydantic_settings": {"shoal/nginx_settings.py", "shoal/settings.py"},
     "prometheus_client": {
         "shoal/metrics.py",
         "shoal/metric_catalogue.py",
@@ -95,6 +97,7 @@ NEVER_LOADED = [
     ("shoal", (*SERVER_ONLY, *RUNTIMES, *UNASKED)),
     ("shoal.cli", (*SERVER_ONLY, *RUNTIMES, *UNASKED)),
     ("shoal.doctor.command", (*SERVER_ONLY, *RUNTIMES, *UNASKED)),
+    ("nginx.__main__", ("redis", "consul", "PIL", "numpy", "prometheus_client", *RUNTIMES, *UNASKED)),
     ("gateway.__main__", ("redis", "consul", "PIL", "numpy", *RUNTIMES, *UNASKED)),
     ("worker.supervisor", ("consul", *RUNTIMES)),
     ("worker.front_process", ("consul", *RUNTIMES)),
