@@ -53,7 +53,7 @@ def _schema(block: dict[str, Any]) -> Any:
     return protocol.Schema(block=_block(block))
 
 
-class Provider(service.ProviderServicer):
+class Provider(service.ProviderServicer):  # type: ignore[misc]
     """What is asked of a provider before anything is planned; all else is answered 'unimplemented'."""
 
     def __init__(self, schema: dict[str, Any]) -> None:
@@ -86,14 +86,14 @@ class Provider(service.ProviderServicer):
         return protocol.StopProvider.Response()
 
 
-class Controller(controller.GRPCControllerServicer):
+class Controller(controller.GRPCControllerServicer):  # type: ignore[misc]
     """Terraform says goodbye after each command; the next one is answered all the same."""
 
     def Shutdown(self, request: Any, context: Any) -> Any:  # noqa: N802
         return control.Empty()
 
 
-class Output(stdio.GRPCStdioServicer):
+class Output(stdio.GRPCStdioServicer):  # type: ignore[misc]
     """What the plugin would print: nothing."""
 
     def StreamStdio(self, request: Any, context: Any) -> Any:  # noqa: N802

@@ -71,7 +71,8 @@ class Terraform:
         shutil.copytree(TERRAFORM, copy, ignore=shutil.ignore_patterns(".terraform*", "*.tfstate*"))
         providers.mkdir(exist_ok=True)
         settings.write_text(
-            f'disable_checkpoint = true\nprovider_installation {{\n  filesystem_mirror {{\n    path = "{providers}"\n  }}\n}}\n'
+            "disable_checkpoint = true\n"
+            f'provider_installation {{\n  filesystem_mirror {{\n    path = "{providers}"\n  }}\n}}\n'
         )
         return Terraform(copy, {"TF_CLI_CONFIG_FILE": str(settings), "TF_IN_AUTOMATION": "1", **variables})
 

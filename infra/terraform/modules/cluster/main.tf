@@ -24,6 +24,7 @@ locals {
   # What every machine is told. Nothing of it is secret.
   settings = {
     domain         = var.domain
+    network        = var.network_cidr
     models         = join(",", var.models)
     consul_servers = tostring(var.consul.servers)
     scaled_group   = local.workers

@@ -27,6 +27,7 @@ locals {
     entrance = { from = "entrance", to = "gateway", protocol = "tcp", port = 443, why = "TLS, passed through to nginx" }
     images   = { from = "gateway", to = "worker", protocol = "tcp", port = var.ports.worker, why = "Images, by mutual TLS" }
     where    = { from = "gateway", to = "gateway", protocol = "tcp", port = var.ports.gateway, why = "nginx asks any gateway" }
+    lookups  = { from = "gateway", to = "gateway", protocol = "tcp", port = var.ports.lookup, why = "nginx passes lookups to any gateway" }
     gossip   = { from = "member", to = "member", protocol = "tcp", port = 8301, why = "Consul gossip" }
     gossip2  = { from = "member", to = "member", protocol = "udp", port = 8301, why = "Consul gossip" }
     consul   = { from = "member", to = "consul", protocol = "tcp", port = 8300, why = "Consul calls, by mutual TLS" }

@@ -30,7 +30,7 @@ variable "monitoring_cidrs" {
 }
 
 variable "ports" {
-  description = "The internal listeners."
-  type        = object({ gateway = number, worker = number })
-  default     = { gateway = 8081, worker = 8602 }
+  description = "The gateways' public and internal listeners, and the workers' internal one."
+  type        = object({ lookup = optional(number, 8080), gateway = optional(number, 8081), worker = optional(number, 8602) })
+  default     = {}
 }

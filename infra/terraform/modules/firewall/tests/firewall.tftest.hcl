@@ -39,7 +39,7 @@ run "each_flow_is_open_at_both_ends_and_one_port_wide" {
   }
   assert {
     condition = toset([for flow in local.flows : "${flow.from}>${flow.to} ${flow.protocol} ${flow.port}"]) == toset([
-      "entrance>gateway tcp 443", "gateway>worker tcp 8602", "gateway>gateway tcp 8081",
+      "entrance>gateway tcp 443", "gateway>worker tcp 8602", "gateway>gateway tcp 8080", "gateway>gateway tcp 8081",
       "member>member tcp 8301", "member>member udp 8301", "member>consul tcp 8300",
     ])
     error_message = "This is the whole list of who speaks to whom."
@@ -59,7 +59,7 @@ run "out_only_by_https" {
 
 run "no_ssh_no_consul_interface" {
   assert {
-    condition = !anytrue([for port in [22, 8500, 8501, 6379, 8080, 8601] : anytrue(concat(
+    condition = !anytrue([for port in [22, 8500, 8501, 6379, 8601] : anytrue(concat(
       [for rule in aws_security_group_rule.arrives : rule.from_port <= port && port <= rule.to_port],
       [for rule in aws_security_group_rule.enters : rule.from_port <= port && port <= rule.to_port],
     ))])
