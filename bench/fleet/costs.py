@@ -37,11 +37,17 @@ async def compare(
             found["memory"] = one.gateways[0].memory()
             rounds[one.name].append(found)
             say(f"round {number + 1} {one.name}: " + ", ".join(f"{k} {v:.6g}" for k, v in found.items()))
-    medians = {name: {key: statistics.median(r[key] for r in found) for key in found[0]} for name, found in rounds.items()}
+    medians = {
+        name: {key: statistics.median(r[key] for r in found) for key in found[0]} for name, found in rounds.items()
+    }
     ratios = {key: medians["many"][key] / max(1e-9, medians["few"][key]) for key in medians["few"]}
     seconds = arguments.rounds * arguments.seconds * 5
     after = consul_cpu(quorum)
-    return {**medians, "ratios": ratios, "consul": {k: (after[k] - before[k]) / seconds for k in after} | memory(quorum)}
+    return {
+        **medians,
+        "ratios": ratios,
+        "consul": {k: (after[k] - before[k]) / seconds for k in after} | memory(quorum),
+    }
 
 
 async def _idle(fleets: tuple[Fleet, ...], seconds: float) -> dict[str, float]:
