@@ -28,13 +28,12 @@ async def compare(
     for number in range(arguments.rounds):
         idle = await _idle((few, many), arguments.seconds)
         for one in (few, many) if number % 2 else (many, few):
-            found = {"idle_cores": idle[one.name]}
+            found = {"idle_cores": idle[one.name], "memory": one.gateways[0].memory()}
             for name, request, rate in (
                 ("lookup", look_up, arguments.rate),
                 ("image", predict, arguments.rate * _PICTURE_SHARE),
             ):
                 found |= await _loaded(one, name, request, rate, arguments.seconds, idle[one.name])
-            found["memory"] = one.gateways[0].memory()
             rounds[one.name].append(found)
             say(f"round {number + 1} {one.name}: " + ", ".join(f"{k} {v:.6g}" for k, v in found.items()))
     medians = {
