@@ -91,9 +91,9 @@ def test_a_report_names_what_does_not_hold() -> None:
     step = Step("again", "the second run", 61.2)
     step.check("changes nothing", "2 tasks", holds=False)
     facts = {"when": "today", "machine": "2 cores", "ansible": "1", "consul": "2", "model": "fake", "hosts": "Six."}
-    page = insert(f"before\n{BEGIN}\nold\n{END}\nafter\n", section(facts, [step]))
+    page = insert(f"before\n{BEGIN}\nof yesterday\n{END}\nafter\n", section(facts, [step]))
     assert "| the second run | 61 | changes nothing | 2 tasks | **no** |" in page
-    assert "old" not in page
+    assert "of yesterday" not in page
     assert page.startswith("before\n")
     assert page.endswith("after\n")
 
