@@ -100,7 +100,7 @@ NEVER_LOADED = [
     ("shoal", (*SERVER_ONLY, *RUNTIMES, *UNASKED)),
     ("shoal.cli", (*SERVER_ONLY, *RUNTIMES, *UNASKED)),
     ("shoal.doctor.command", (*SERVER_ONLY, *RUNTIMES, *UNASKED)),
-    ("nginx.__main__", ("redis", "consul", "PIL", "numpy", "prometheus_client", *RUNTIMES, *UNASKED)),
+    ("nginx.__main__", ("redis", "consul", "PIL", "numpy", *RUNTIMES, *UNASKED)),
     ("gateway.__main__", ("redis", "consul", "PIL", "numpy", *RUNTIMES, *UNASKED)),
     ("worker.supervisor", ("consul", *RUNTIMES)),
     ("worker.front_process", ("consul", *RUNTIMES)),
