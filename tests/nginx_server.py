@@ -93,7 +93,7 @@ def following(*flags: str, waits: bool = True, scheme: str = "http") -> Iterator
     folder = Path(tempfile.mkdtemp(prefix="nginx-"))
     port = free_port()
     command = [
-        *(sys.executable, "-m", "nginx", "--start", "--port", str(port), "--pause", "0.1", "--settle", "0.05"),
+        *(sys.executable, "-m", "nginx", "--start", "--port", str(port), "--settle", "0.05"),
         *("--file", str(folder / "nginx.conf"), "--pid-file", str(folder / "pid"), "--folder", str(folder / "bodies")),
         *("--access-log", str(folder / "access.log"), "--processes", "2", *own_user(), *flags),
     ]

@@ -1,4 +1,4 @@
-"""What is lost behind nginx when something dies or reloads under load: nothing, for bodies that nginx holds whole."""
+"""What is lost behind nginx when something dies under load, or it reloads: nothing, of bodies that it holds whole."""
 
 from __future__ import annotations
 
@@ -73,9 +73,11 @@ class Load:
 
 
 @asynccontextmanager
-async def flowing(cluster: Cluster, nginx: Nginx) -> AsyncIterator[Load]:
+async def flowing(cluster: Cluster, nginx: Nginx, *, kept: bool = True) -> AsyncIterator[Load]:
+    """Callers with connections that they keep, or with one for each request."""
     load, numbers = Load(), count()
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session:
+    connector = aiohttp.TCPConnector(force_close=not kept)
+    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=60)) as session:
         tasks = [asyncio.create_task(load.call(session, nginx.url, cluster.headers, numbers)) for _ in range(CALLERS)]
         try:
             await load.more(40)
@@ -99,11 +101,23 @@ async def reloaded(nginx: Nginx) -> None:
 
 
 async def test_reloads_lose_nothing(fleet: Cluster, nginx: Nginx) -> None:
-    async with flowing(fleet, nginx) as load:
+    async with flowing(fleet, nginx, kept=False) as load:
         for _ in range(3):
             await reloaded(nginx)
             await load.more(40)
     assert load.failures == {}
+
+
+async def test_reloads_lose_nothing_with_the_sdk(fleet: Cluster, nginx: Nginx) -> None:
+    """nginx closes idle connections then, and a request may be on its way on one: the SDK sends it again."""
+    async with AsyncClient(nginx.url, api_key=fleet.api_key, mode="proxy", timeout=60) as client:
+        outcomes = []
+        async for outcome in client.predict_many(PHOTOS * 4, concurrency=CALLERS):
+            outcomes.append(outcome)
+            if len(outcomes) % 40 == 0:
+                await reloaded(nginx)
+    assert [outcome.error for outcome in outcomes if outcome.error is not None] == []
+    assert len(outcomes) == len(PHOTOS) * 4
 
 
 async def test_a_killed_worker_loses_nothing(fleet: Cluster, nginx: Nginx) -> None:
