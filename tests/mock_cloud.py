@@ -137,7 +137,16 @@ def destroyed(terraform: Terraform) -> int:
 
 def policies(checkov: Path) -> tuple[int, int, list[str]]:
     """How many policy checks hold, how many do not, and the exceptions: each check with its reason, once."""
-    command = [checkov, "--directory", TERRAFORM, "--framework", "terraform", "--skip-download", "--output", "json"]
+    command = [
+        str(checkov),
+        "--directory",
+        str(TERRAFORM),
+        "--framework",
+        "terraform",
+        "--skip-download",
+        "--output",
+        "json",
+    ]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
     report = json.loads(ran.stdout)
     results, summary = report["results"], report["summary"]
