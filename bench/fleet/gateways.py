@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import sys
 import time
 from collections import Counter
@@ -21,6 +22,7 @@ _STOP_SECONDS = 5.0
 _LOOK_SECONDS = 0.02
 _GONE = ("gone", "draining", "unreachable", "silent")
 _OK = 200
+_UPLOADS = 0.25
 
 
 @dataclass(frozen=True)
@@ -103,12 +105,14 @@ class Load:
 
 
 async def look_up(load: Load) -> int:
-    """One lookup, and a small upload with its ticket."""
+    """One lookup; after one in four a small upload with its ticket, as clients upload several images with one."""
     async with load.session.get(f"{load.gateway}/lookup?model=lite0") as response:
         if response.status != _OK:
             await response.read()
             return response.status
         grant = await response.json()
+    if random.random() > _UPLOADS:  # noqa: S311 - no secret
+        return _OK
     headers = {"Authorization": f"Bearer {grant['ticket']}", "Content-Type": "image/jpeg"}
     async with load.session.post(grant["url"], data=b"0" * 1000, headers=headers) as response:
         await response.read()
