@@ -70,7 +70,7 @@ class Throughput:
         return f"<Throughput of {len(self._samples)} reports>"
 
     def add(self, report: LoadReport) -> None:
-        """Take a report, the latest; of many in three seconds the first stays. Another incarnation's counts begin anew."""
+        """Take a report, the latest; of many in 3 s the first stays. Another incarnation's counts begin anew."""
         if self._latest and self._latest.incarnation != report.incarnation:
             self._samples.clear()
         self._latest = report

@@ -389,7 +389,8 @@ async def test_thirty_simulated_workers_behind_two_gateways(tmp_path: Path) -> N
             async with session.get(f"{fleet.gateways[0].url}/status") as response:
                 status = await response.json()
             assert (len(status["workers"]), status["elsewhere"]) == (30, 0)
-            return sum(load["images"] > 0 for each in status["workers"] for load in each["models"].values()) > 15
+            images = [int(load["images"]) for each in status["workers"] for load in each["models"].values()]
+            return sum(count > 0 for count in images) > 15
 
         await eventually_async(many_have_executed, within=20, what="reports of images from most workers")
         # And every gateway hears of those that come, leave and die
