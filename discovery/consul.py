@@ -22,7 +22,7 @@ import consul.base
 
 from discovery.backend import DiscoveryRefused, DiscoveryUnavailable
 from discovery.background import Reachability, background, repeat
-from discovery.blocking_query import PAUSE, WAIT, advance
+from discovery.blocking_query import PAUSE, WAIT, advance, rest
 from discovery.consul_values import ConsulValues
 from discovery.latest import Latest
 from discovery.member import Member, Role
@@ -161,6 +161,7 @@ class ConsulDiscovery(ConsulValues):
         async def follow() -> None:
             latest.publish(await query.next())
             await query.hint_if_empty(len(latest.directory))
+            await asyncio.sleep(rest(len(latest.directory)))
 
         loop = repeat(follow, every=PAUSE, reachability=reachability)
         async with background(loop, f"watch {role}"):

@@ -72,6 +72,7 @@ async def _loaded(
     return {
         f"{name}_ms_with_polls": cpu / requests * 1000,
         f"{name}_ms": (cpu - idle * took) / requests * 1000,
+        f"{name}_rate": requests / took,
         f"{name}_failed": load.failed,
         f"{name}_p50_ms": statistics.median(load.seconds) * 1000,
     }
