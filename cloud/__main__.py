@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cloud import boot, lifecycle, scaling
+from cloud import boot, lifecycle, scaling, secrets
 from cloud.aws import Group, Parameters, Wishes
 from cloud.errors import CloudError
 from cloud.instance import ADDRESS, Instance
@@ -18,6 +18,13 @@ from shoal import logs
 def parser() -> argparse.ArgumentParser:
     tool = argparse.ArgumentParser(prog="shoal cloud", description="What a host on AWS does, and its operator for it.")
     commands = tool.add_subparsers(required=True, metavar="COMMAND")
+
+    new = commands.add_parser("secrets", help="make the secrets of a cluster in a new folder; print its first API key")
+    new.add_argument("folder", type=Path)
+    new.add_argument("domain", help="the public name of the cluster")
+    new.add_argument("--certificate", type=Path, metavar="FILE", help="of that name, with its chain; default: own CA's")
+    new.add_argument("--certificate-key", type=Path, metavar="FILE", help="its key")
+    new.set_defaults(command=_secrets)
 
     put = commands.add_parser("put", help="put each file below a folder into the Parameter Store, encrypted")
     put.add_argument("folder", type=Path, help="ROLE/NAME becomes the parameter PATH/ROLE/NAME")
@@ -63,11 +70,20 @@ def _described(options: argparse.Namespace) -> boot.Described:
     return boot.Described.read(options.etc / "shoal" / "instance.json")
 
 
+def _secrets(options: argparse.Namespace) -> int:
+    given = (options.certificate, options.certificate_key)
+    if (given[0] is None) != (given[1] is None):
+        raise CloudError("--certificate and --certificate-key belong together")
+    sys.stdout.write(secrets.make(options.folder, options.domain, given if given[0] else None) + "\n")
+    return 0
+
+
 def _put(options: argparse.Namespace) -> int:
     parameters = Parameters(options.region)
-    files = sorted(path for path in options.folder.rglob("*") if path.is_file())
+    roles = ("common", *boot.UNITS)  # and not the key of the CA
+    files = sorted(path for role in roles for path in (options.folder / role).rglob("*") if path.is_file())
     if not files:
-        raise CloudError(f"{options.folder} has no files")
+        raise CloudError(f"{options.folder} has no files in {', '.join(roles)}")
     for path in files:
         name = f"{options.path.rstrip('/')}/{path.relative_to(options.folder).as_posix()}"
         parameters.put(name, path.read_text(encoding="utf-8"), key=options.key)

@@ -22,8 +22,16 @@ from shoal.files import write_whole
 _SECRET = 0o640
 _PUBLIC = 0o644
 
+_PRIVATE = {
+    "public": "false",
+    "public_url": "",
+    "certificate": "/etc/shoal/tls/internal.pem",
+    "certificate_key": "/etc/shoal/tls/internal.key",
+}
+"""A worker whose images come through nginx: no client reaches it, and no certificate of its own names it."""
+
 UNITS = {
-    "consul": ("consul",),
+    "consul": ("consul", "shoal-consul-access"),
     "gateway": ("consul", "shoal-gateway", "shoal-nginx", "nginx", "shoal-scale"),
     "worker": ("consul", "shoal-redis", "shoal-worker"),
 }
@@ -74,10 +82,9 @@ def fetch(described: Described, parameters: Parameters, etc: Path) -> list[str]:
 def describe(described: Described, instance: Instance, etc: Path) -> None:
     """Write what is particular to this host and not secret. Raises ``CloudError``."""
     _write(etc / "consul.d" / "zz-instance.json", json.dumps(_consul(described, instance), indent=2) + "\n", _PUBLIC)
-    if described.role != "consul":
-        variables = _service(described, instance)
-        lines = "".join(f'{name}="{value}"\n' for name, value in variables.items())
-        _write(etc / "shoal" / f"{described.role}.instance.env", lines, _PUBLIC)
+    for service, variables in _services(described, instance).items():
+        lines = "".join(f'SHOAL_{service.upper()}_{name.upper()}="{value}"\n' for name, value in variables.items())
+        _write(etc / "shoal" / f"{service}.instance.env", lines, _PUBLIC)
 
 
 def _consul(described: Described, instance: Instance) -> dict[str, Any]:
@@ -90,20 +97,20 @@ def _consul(described: Described, instance: Instance) -> dict[str, Any]:
         "retry_join": [found],
         "server": described.role == "consul",
     }
-    if agent["server"]:
-        agent["bootstrap_expect"] = int(described.settings["consul_servers"])
-    return agent
+    return agent | {"bootstrap_expect": int(described.settings["consul_servers"])} if agent["server"] else agent
 
 
-def _service(described: Described, instance: Instance) -> dict[str, str]:
-    """Settings of the service, over those of the image: the environment goes before the file."""
+def _services(described: Described, instance: Instance) -> dict[str, dict[str, str]]:
+    """Settings of each service, over those of the image: the environment goes before the file."""
+    if described.role == "consul":
+        return {}
     own = {"name": instance.id, "zone": instance.zone, "host": instance.ip, "internal_host": instance.ip}
     if described.role == "gateway":
-        own["trusted_proxies"] = described.settings["network"]
-    else:
-        own |= {"public": "false", "models": described.settings["models"]}
-    prefix = f"SHOAL_{described.role.upper()}_"
-    return {prefix + name.upper(): value for name, value in own.items()}
+        return {
+            "gateway": own | {"trusted_proxies": described.settings["network"]},
+            "nginx": {"server_name": described.settings["domain"]},
+        }
+    return {"worker": own | _PRIVATE | {"models": described.settings["models"]}}
 
 
 def _write(path: Path, text: str, mode: int) -> bool:

@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 
 _POLL_TIMEOUT = 0.75
 _VANISHED_SECONDS = 60.0
-_POLLS_PER_SECOND = 200  # of one gateway, as long as a report stays fresh when one poll is missed
-_LONGEST_INTERVAL = 0.8
+POLLS_PER_SECOND = 200  # of one gateway, as long as a report stays fresh when one poll is missed
+LONGEST_INTERVAL = 0.8
 _SOON = 0.1
 _LATE_SECONDS = 10.0
 
@@ -177,7 +177,7 @@ class Roster:
             line.close()
 
     def _pause(self) -> float:
-        return max(self._interval, min(_LONGEST_INTERVAL, len(self) / _POLLS_PER_SECOND))
+        return max(self._interval, min(LONGEST_INTERVAL, len(self) / POLLS_PER_SECOND))
 
     async def _poll_once(self, worker: Worker) -> None:
         line = Line(self._name, self._calls)

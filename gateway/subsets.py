@@ -9,7 +9,6 @@ from __future__ import annotations
 from bisect import bisect
 from collections.abc import Collection, Iterable
 from hashlib import blake2b
-from itertools import chain, islice
 
 from discovery import Member
 
@@ -47,12 +46,10 @@ class Subset:
 
     def users(self, worker: str) -> set[str]:
         """The gateways that use a worker: the first different ones from its place on the ring."""
-        start = bisect(self._ring, (_place(worker), ""))
-        found: set[str] = set()
-        for _, gateway in chain(islice(self._ring, start, None), self._ring):
-            found.add(gateway)
-            if len(found) == self._copies:
-                break
+        at, found = bisect(self._ring, (_place(worker), "")), set[str]()
+        while len(found) < self._copies:
+            found.add(self._ring[at % len(self._ring)][1])
+            at += 1
         return found
 
     def _scarce(self, members: Iterable[Member], ours: set[str]) -> Iterable[str]:

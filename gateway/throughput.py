@@ -16,6 +16,7 @@ WINDOW = 30.0
 """Seconds that a rate is an average of."""
 
 _SAMPLE_EVERY = 1.0
+_KEPT_EVERY = 3.0  # of every worker, so few
 
 
 @dataclass(frozen=True)
@@ -69,13 +70,13 @@ class Throughput:
         return f"<Throughput of {len(self._samples)} reports>"
 
     def add(self, report: LoadReport) -> None:
-        """Take a report, the latest; of many in a second the first stays. Another incarnation's counts begin anew."""
+        """Take a report, the latest; of many in 3 s the first stays. Another incarnation's counts begin anew."""
         if self._latest and self._latest.incarnation != report.incarnation:
             self._samples.clear()
         self._latest = report
         while self._samples and report.measured - self._samples[0][0] > WINDOW:
             self._samples.popleft()
-        if not self._samples or report.measured - self._samples[-1][0] >= _SAMPLE_EVERY:
+        if not self._samples or report.measured - self._samples[-1][0] >= _KEPT_EVERY:
             self._samples.append((report.measured, self._counts(report)))
 
     def _counts(self, report: LoadReport) -> dict[str, Count]:

@@ -1,6 +1,11 @@
 """nginx follows the fleet: whenever gateways or workers come or go, its configuration is rendered and taken.
 
 The last good one stays while discovery is away or knows no gateway, and when nginx does not understand the new one.
+
+A reload closes the idle connections of clients, and a request that is being sent on one of them at that moment fails at
+a client that does not try again. So there are few: what changes waits for more (``pause``), and a gateway that is back
+by then was never away. That harms nobody: a worker that nginx does not know is reached by its address, and from a
+gateway that has gone nginx turns to the next. It is done at once when most of the gateways that nginx knows are gone.
 """
 
 from __future__ import annotations
@@ -8,7 +13,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from time import monotonic
 
 import discovery
 from discovery import Directory, Role, Watch
@@ -35,6 +41,7 @@ class Follower:
         self._program = program
         self._known: dict[Role, tuple[Address, ...]] = {"gateway": (), "worker": ()}
         self._taken: tuple[str, Stamps] | None = None
+        self._rendered: set[Address] = set()
         self._news = asyncio.Event()
         self.ready = asyncio.Event()
         self.reloads = 0
@@ -87,19 +94,28 @@ class Follower:
         return Edge.of(self._settings, self._program.version, self._known["gateway"], self._known["worker"])
 
     async def run(self) -> None:
-        """Render, test, take and reload, at every change and for ever."""
+        """Render, test, take and reload, for ever."""
         while True:
             await self.take()
-            await asyncio.sleep(self._settings.pause)
-            await self._changed()
+            await self._due()
 
-    async def _changed(self) -> None:
-        try:
-            async with asyncio.timeout(_AGAIN_SECONDS):
-                await self._news.wait()
-        except TimeoutError:
-            return
+    async def _due(self) -> None:
+        """Wait for a reason to reload, or to look at what the clock alone changes."""
+        await self._news_within(_AGAIN_SECONDS)
         await asyncio.sleep(self._settings.settle)
+        until = monotonic() + self._settings.pause
+        while not self._is_urgent() and (left := until - monotonic()) > 0:
+            self._news.clear()
+            await self._news_within(left)
+
+    async def _news_within(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._news.wait()
+
+    def _is_urgent(self) -> bool:
+        known = set(self._known["gateway"])
+        return len(known & self._rendered) * 2 < len(self._rendered) and bool(known - self._rendered)
 
     async def take(self) -> bool:
         """Let nginx have what is known now, unless it has. False when there is nothing, or nginx refused it."""
@@ -117,7 +133,7 @@ class Follower:
         except (NotDone, OSError) as error:
             log.error("the configuration before stays", extra={"edge": repr(edge), "error": str(error)})
             return False
-        self._taken = (text, stamps)
+        self._taken, self._rendered = (text, stamps), set(edge.gateways)
         self.reloads += 1
         log.info("nginx reloaded", extra={"edge": repr(edge), "file": str(self._settings.file)})
         self.ready.set()

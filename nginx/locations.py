@@ -35,7 +35,7 @@ _QUESTION = "shoal_gateways"
 _FAILURES = (421, 429, 502, 503, 504)
 _QUESTION_SECONDS = 5  # more than a gateway's patience
 _NEXT_QUESTION_SECONDS = 15  # a gateway waits up to ten for another worker
-_GATEWAY_SECONDS = 2
+_GATEWAY_SECONDS = 1
 _WORKER_SECONDS = 2
 _CONNECTION = {"Connection": '""'}
 _ABOUT_THE_CLIENT = {
@@ -109,13 +109,16 @@ def _upload(edge: Edge) -> Lines:
 
 
 def _asking(edge: Edge, state: Mapping[str, str], seconds: int) -> Lines:
-    """The question where to. Asking executes nothing, so any gateway may be asked after one that did not answer."""
+    """The question where to. Asking executes nothing, so any gateway may be asked after one that did not answer.
+
+    nginx goes by the client's method, a POST, and would not ask again without ``non_idempotent``.
+    """
     yield "set $shoal_way forwarded;"
     yield "proxy_method GET;"
     yield "proxy_pass_request_body off;"
     about = {forwarding.LENGTH: "$content_length", forwarding.ELAPSED: "$request_time", "Content-Length": '""'}
     yield from _headers({**_ABOUT_THE_CLIENT, **about, **state})
-    yield "proxy_next_upstream error timeout;"
+    yield "proxy_next_upstream error timeout non_idempotent;"
     yield f"proxy_next_upstream_timeout {seconds * 2}s;"
     yield f"proxy_read_timeout {seconds}s;"
     yield from _to_gateways(edge)

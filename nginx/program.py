@@ -83,12 +83,15 @@ class Program:
             self._signal_its_process()
 
     def _signal_its_process(self) -> None:
+        path = self._settings.pid_file
         try:
-            os.kill(int(self._settings.pid_file.read_text(encoding="ascii")), signal.SIGHUP)
-        except FileNotFoundError:
-            log.info("nginx does not run yet", extra={"pid_file": str(self._settings.pid_file)})
+            pid = path.read_text(encoding="ascii").strip() if path.exists() else ""
+            if pid:  # `nginx -t` leaves an empty file
+                os.kill(int(pid), signal.SIGHUP)
+            else:
+                log.info("nginx does not run yet", extra={"pid_file": str(path)})
         except (OSError, ValueError) as error:
-            raise NotDone(f"{self._settings.pid_file}: {error}") from error
+            raise NotDone(f"{path}: {error}") from error
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

@@ -13,6 +13,7 @@ __all__ = ["render"]
 Lines = Iterator[str]
 
 _HTTP2_DIRECTIVE = (1, 25, 1)  # the first version with `http2 on`
+_PATIENT_RELOAD = (1, 27, 4)
 _BACKLOG = 4096
 _KEPT = 64  # idle connections of each of nginx's processes to the gateways
 _KEPT_AT_A_WORKER = 16
@@ -67,10 +68,12 @@ def _http(edge: Edge) -> Lines:
     yield from _log(settings)
     yield from _bodies(settings)
     yield from _slow_clients(settings)
+    if edge.version >= _PATIENT_RELOAD:
+        yield "keepalive_min_timeout 10s;  # a reload leaves idle connections open so long"
     yield from _limits(settings)
     yield from errors.maps()
     yield from locations.maps(edge)
-    yield from _upstream("shoal_gateways", edge.gateways, "max_fails=3 fail_timeout=2s", _KEPT)
+    yield from _upstream("shoal_gateways", edge.gateways, "max_fails=3 fail_timeout=5s", _KEPT)
     for worker in edge.workers:
         yield from _upstream(worker.name, [worker], "max_fails=0", _KEPT_AT_A_WORKER)
     if settings.redirect_port:

@@ -4,7 +4,7 @@ Each host is a systemd-nspawn machine: its own systemd, sshd, package database a
 root that is built once. A host has an ``internal`` and a ``public`` address and no way to the outside but a caching
 proxy for apt. A lab has a name, and labs do not see each other, so several run beside each other with equal addresses.
 
-    python -m rehearsal up                     six bare hosts; prints where their inventory is
+    python -m rehearsal up                     five bare hosts; prints where their inventory is
     python -m rehearsal exec -- ansible-playbook -i INVENTORY site.yml
     python -m rehearsal exec -- ssh -i KEY root@ADDRESS
     python -m rehearsal crash w1               pull the plug; `start` plugs it in again

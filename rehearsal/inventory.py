@@ -10,14 +10,13 @@ from typing import Any
 from chaos.network import Host
 from rehearsal.place import check_name
 
-# Six hosts: enough for a quorum, two of everything that must not be single, and few enough for one machine.
+# A quorum, two gateways, three workers, on as few hosts as let each be lost alone.
 LAYOUT: Mapping[str, tuple[str, ...]] = {
     "c1": ("consul_servers", "gateways"),
     "c2": ("consul_servers", "gateways"),
-    "c3": ("consul_servers", "generators"),
+    "c3": ("consul_servers", "workers", "generators"),
     "w1": ("workers",),
     "w2": ("workers",),
-    "w3": ("workers",),
 }
 _SSH = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"  # a wiped host is another one
 # Ansible's own path would be the same for the hosts of all labs, whose addresses are.

@@ -7,6 +7,7 @@ import configparser
 import datetime
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -97,9 +98,10 @@ def _tell(step: Step) -> None:
 
 def _build(programs: Path, versions: tuple[str, str], place: Place) -> None:
     """The releases, outside of the lab, which reaches no package index."""
-    place.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    shutil.rmtree(_wheelhouse(place), ignore_errors=True)  # a version is built once, and this source is another
+    _wheelhouse(place).mkdir(mode=0o700, parents=True)
     for version in versions:
-        wanted = f"shoal_version={version}", f"shoal_wheelhouse={place.folder / 'wheelhouse'}"
+        wanted = f"shoal_version={version}", f"shoal_wheelhouse={_wheelhouse(place)}"
         command = [str(programs / "ansible-playbook"), str(ROOT / "infra/ansible/wheelhouse.yml")]
         environ = os.environ | {"ANSIBLE_CONFIG": str(ROOT / "infra/ansible/ansible.cfg")}
         environ.pop("PYTHONPATH", None)
@@ -114,8 +116,12 @@ def _build(programs: Path, versions: tuple[str, str], place: Place) -> None:
             raise PlaybookFailed(f"wheelhouse.yml ended with {built.returncode}:\n{built.stdout[-3000:]}")
 
 
+def _wheelhouse(place: Place) -> Path:
+    return place.folder / f"wheelhouse-{place.name}"
+
+
 def _variables(place: Place) -> dict[str, object]:
-    return {"shoal_wheelhouse": str(place.folder / "wheelhouse"), "shoal_domain": DOMAIN, "shoal_models": [MODEL]}
+    return {"shoal_wheelhouse": str(_wheelhouse(place)), "shoal_domain": DOMAIN, "shoal_models": [MODEL]}
 
 
 def _programs() -> Path:

@@ -125,6 +125,7 @@ def parser() -> argparse.ArgumentParser:
         help="variables of the service, as in systemd's EnvironmentFile; repeat it",
     )
     _client_options(doctor)
+    doctor.add_argument("--only", action="append", default=[], metavar="CHECK", help="make this check; repeat it")
     doctor.add_argument("--json", action="store_true", help="print everything as one JSON document")
     doctor.add_argument("--strict", action="store_true", help="exit code 1 for warnings too")
     doctor.set_defaults(command=_doctor)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,11 +71,15 @@ class Nginx:
         return self.log().count(f'"message": "{message}"')
 
     def send(self, raw: bytes, *, seconds: float = 10.0) -> bytes:
-        """What nginx answers to these bytes before it closes the connection."""
+        """What nginx answers to these bytes before it closes or resets the connection."""
+        said = b""
         with socket.create_connection(("127.0.0.1", self.port), timeout=seconds) as connection:
             connection.sendall(raw)
             connection.shutdown(socket.SHUT_WR)
-            return b"".join(iter(lambda: connection.recv(65536), b""))
+            with suppress(ConnectionResetError):
+                while part := connection.recv(65536):
+                    said += part
+        return said
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
@@ -89,7 +93,7 @@ def following(*flags: str, waits: bool = True, scheme: str = "http") -> Iterator
     folder = Path(tempfile.mkdtemp(prefix="nginx-"))
     port = free_port()
     command = [
-        *(sys.executable, "-m", "nginx", "--start", "--port", str(port), "--pause", "0.1", "--settle", "0.05"),
+        *(sys.executable, "-m", "nginx", "--start", "--port", str(port), "--settle", "0.05"),
         *("--file", str(folder / "nginx.conf"), "--pid-file", str(folder / "pid"), "--folder", str(folder / "bodies")),
         *("--access-log", str(folder / "access.log"), "--processes", "2", *own_user(), *flags),
     ]
@@ -110,9 +114,11 @@ def following(*flags: str, waits: bool = True, scheme: str = "http") -> Iterator
 
 
 def _answers(running: Nginx) -> bool:
+    """HTTP, and not only connections: those are taken by ``nginx -t`` as well."""
     assert running.process.poll() is None, running.log()
     try:
-        socket.create_connection(("127.0.0.1", running.port), timeout=1).close()
+        with socket.create_connection(("127.0.0.1", running.port), timeout=2) as connection:
+            connection.sendall(b"GET /nothing HTTP/1.0\r\n\r\n")
+            return connection.recv(1) != b""
     except OSError:
         return False
-    return True

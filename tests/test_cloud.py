@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,16 +18,19 @@ from typing import Any
 
 import boto3
 import pytest
+import yaml
 
-from cloud import aws, boot, scaling
+from cloud import aws, boot, scaling, secrets
 from cloud.__main__ import main
 from cloud.errors import CloudError
 from cloud.instance import Instance
 from tests.aws_instance import Surroundings, instance_document, surroundings
 from tests.clusters import eventually, up
-from tests.consul_server import free_port
+from tests.consul_server import ROOT, ConsulServer, find_consul, free_port
+from tests.needs import need
 
 REGION = "eu-central-1"
+PACKER = ROOT / "infra" / "packer" / "files"
 CLOUD = [sys.executable, "-m", "cloud"]
 
 
@@ -200,28 +204,35 @@ def test_a_parameter_never_becomes_a_file_elsewhere(account: Callable[[str], Any
     assert not (tmp_path / "passwd").exists()
 
 
+OWN = {"NAME": "i-1", "ZONE": "eu-test-1a", "HOST": "10.0.0.7", "INTERNAL_HOST": "10.0.0.7"}
+INTERNAL = {"CERTIFICATE": "/etc/shoal/tls/internal.pem", "CERTIFICATE_KEY": "/etc/shoal/tls/internal.key"}
+
+
 @pytest.mark.parametrize(
-    ("role", "settings", "agent", "variables"),
+    ("role", "settings", "agent", "services"),
     [
-        ("consul", {"consul_servers": "3"}, {"server": True, "bootstrap_expect": 3}, ""),
+        ("consul", {"consul_servers": "3"}, {"server": True, "bootstrap_expect": 3}, {}),
         (
             "worker",
             {"models": ""},
             {"server": False},
-            'SHOAL_WORKER_NAME="i-1"\nSHOAL_WORKER_ZONE="eu-test-1a"\nSHOAL_WORKER_HOST="10.0.0.7"\n'
-            'SHOAL_WORKER_INTERNAL_HOST="10.0.0.7"\nSHOAL_WORKER_PUBLIC="false"\nSHOAL_WORKER_MODELS=""\n',
+            {"worker": {**OWN, "PUBLIC": "false", "PUBLIC_URL": "", **INTERNAL, "MODELS": ""}},
         ),
         (
             "gateway",
-            {"network": "10.80.0.0/16"},
+            {"network": "10.80.0.0/16", "domain": "shoal.example.org"},
             {"server": False},
-            'SHOAL_GATEWAY_NAME="i-1"\nSHOAL_GATEWAY_ZONE="eu-test-1a"\nSHOAL_GATEWAY_HOST="10.0.0.7"\n'
-            'SHOAL_GATEWAY_INTERNAL_HOST="10.0.0.7"\nSHOAL_GATEWAY_TRUSTED_PROXIES="10.80.0.0/16"\n',
+            {"gateway": {**OWN, "TRUSTED_PROXIES": "10.80.0.0/16"}, "nginx": {"SERVER_NAME": "shoal.example.org"}},
         ),
     ],
 )
 def test_what_is_particular_to_a_host(
-    role: str, settings: dict[str, str], agent: dict[str, Any], variables: str, around: Surroundings, tmp_path: Path
+    role: str,
+    settings: dict[str, str],
+    agent: dict[str, Any],
+    services: dict[str, dict[str, str]],
+    around: Surroundings,
+    tmp_path: Path,
 ) -> None:
     boot.describe(boot.Described("test", role, REGION, "/shoal/test", settings), Instance(around.address), tmp_path)
     assert json.loads((tmp_path / "consul.d" / "zz-instance.json").read_text()) == {
@@ -231,18 +242,121 @@ def test_what_is_particular_to_a_host(
         "retry_join": [f"provider=aws region={REGION} tag_key=Name tag_value=test-consul"],
         **agent,
     }
-    file = tmp_path / "shoal" / f"{role}.instance.env"
-    assert (file.read_text() if file.exists() else "") == variables
-    if variables:
-        environ = dict(line.replace('"', "").split("=", 1) for line in variables.splitlines())
-        needed = {"DISCOVERY": "consul://127.0.0.1:8500", "TICKET_KEYS": "k", "TICKET_KEY": "k", "API_KEYS": "k"}
-        kind = {"gateway": ("TICKET_KEY", "API_KEYS"), "worker": ("TICKET_KEYS",)}[role]
-        environ |= {f"SHOAL_{role.upper()}_{name}": needed[name] for name in ("DISCOVERY", *kind)}
-        ran = subprocess.run(
-            [sys.executable, "-m", "shoal.cli", "settings", role], env={**os.environ, **environ}, capture_output=True
-        )
-        assert ran.returncode == 0, ran.stderr
-        assert b'name = "i-1"' in ran.stdout
+    written = {path.name.partition(".")[0]: path.read_text() for path in tmp_path.glob("shoal/*.instance.env")}
+    assert written == {
+        service: "".join(f'SHOAL_{service.upper()}_{name}="{value}"\n' for name, value in variables.items())
+        for service, variables in services.items()
+    }
+
+
+FILES = {
+    "gateway": {"DISCOVERY": "consul://127.0.0.1:8500", "TICKET_KEY": "k", "API_KEYS": "k"},
+    "worker": {"DISCOVERY": "consul://127.0.0.1:8500", "TICKET_KEYS": "k"},
+}
+
+
+@pytest.mark.parametrize("role", FILES)
+def test_the_services_understand_what_is_particular_to_their_host(
+    role: str, around: Surroundings, tmp_path: Path
+) -> None:
+    told = {"models": "lite0,fake", "network": "10.80.0.0/16", "domain": "shoal.example.org"}
+    boot.describe(boot.Described("test", role, REGION, "/shoal/test", told), Instance(around.address), tmp_path)
+    lines = (tmp_path / "shoal" / f"{role}.instance.env").read_text().replace('"', "").splitlines()
+    secrets.make(tmp_path / "secrets", "shoal.example.org", None)
+    environ = {f"SHOAL_{role.upper()}_{name}": value for name, value in FILES[role].items()}
+    environ |= dict(line.replace("/etc", str(tmp_path / "secrets" / role)).split("=", 1) for line in lines)
+    ran = subprocess.run(
+        [sys.executable, "-m", "shoal.cli", "settings", role], env={**os.environ, **environ}, capture_output=True
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert b'name = "i-1"' in ran.stdout
+    assert b'internal_host = "10.0.0.7"' in ran.stdout
+
+
+def test_the_secrets_of_a_cluster(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "secrets"
+    assert main(["secrets", str(folder), "shoal.example.org"]) == 0
+    operator = capsys.readouterr().out.strip()
+    names = {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+    of = {role: {name for name in names if name.startswith(role)} for role in ("common", *boot.UNITS)}
+    private = {name for name, text in names.items() if "PRIVATE KEY" in text}
+    assert {name for name in of["worker"] if name in private} == {
+        "worker/shoal/tls/internal.key",
+        "worker/consul.d/tls/agent.key",
+    }
+    assert not of["common"] & private, "no key is common to all"
+    assert [name for name, text in names.items() if operator in text] == [], "the first API key is nowhere"
+    assert "gateway/shoal/ticket.key" in names
+    assert "worker/shoal/ticket-keys.json" in names
+    management = json.loads(names["consul/consul.d/management.json"])["acl"]["tokens"]["initial_management"]
+    assert {name.partition("/")[0] for name, text in names.items() if management in text} == {"consul"}
+    assert all(len(text.encode()) <= aws.ADVANCED_BYTES for text in names.values()), "none costs extra"
+    assert {(folder / name).stat().st_mode & 0o077 for role in of for name in of[role]} == {0}
+    assert folder.stat().st_mode & 0o077 == 0
+    assert main(["secrets", str(folder), "shoal.example.org"]) == 1
+    assert "made once" in capsys.readouterr().err
+
+
+def test_secrets_with_a_certificate_of_the_public_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("pem", "key"):
+        (tmp_path / name).write_text(f"my {name}")
+    given = ["--certificate", str(tmp_path / "pem")]
+    assert main(["secrets", str(tmp_path / "secrets"), "shoal.example.org", *given]) == 1
+    assert "belong together" in capsys.readouterr().err
+    given += ["--certificate-key", str(tmp_path / "key")]
+    assert main(["secrets", str(tmp_path / "secrets"), "shoal.example.org", *given]) == 0
+    tls = tmp_path / "secrets" / "gateway" / "shoal" / "tls"
+    assert {name: (tls / f"public.{name}").read_text() for name in ("pem", "key")} == {"pem": "my pem", "key": "my key"}
+
+
+def test_the_key_of_the_authority_is_never_put_anywhere(
+    account: Callable[[str], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["secrets", str(tmp_path / "secrets"), "shoal.example.org"]) == 0
+    key = (tmp_path / "secrets" / "ca" / "ca.key").read_text()
+    assert main(["put", str(tmp_path / "secrets"), "/shoal/test"]) == 0
+    put = aws.Parameters(REGION).below("/shoal/test")
+    assert len(put) > 20
+    assert key not in put.values()
+    assert main(["put", str(tmp_path / "nothing"), "/shoal/test"]) == 1
+
+
+def test_consul_gets_policies_and_tokens_and_keeps_them(tmp_path: Path) -> None:
+    """With the policies of the playbooks, on a real Consul that refuses by default; twice."""
+    binary = find_consul()
+    need(binary, "consul is not installed")
+    need(shutil.which("jq") and shutil.which("curl"), "jq or curl is not installed")
+    assert binary is not None
+    secrets.make(tmp_path / "secrets", "shoal.example.org", None)
+    folder = tmp_path / "secrets" / "consul" / "shoal"
+    (folder / "policies").mkdir()
+    role = yaml.safe_load((ROOT / "infra/ansible/roles/consul/defaults/main.yml").read_text(encoding="utf-8"))
+    policies = {**role["consul_policies"], "agent": (PACKER / "agent.hcl").read_text(encoding="utf-8")}
+    for name, rules in policies.items():
+        (folder / "policies" / f"{name}.hcl").write_text(rules, encoding="utf-8")
+    assert set(policies) == set(secrets.TOKENS)
+    tokens = {path.name: path.read_text().strip() for path in (folder / "tokens").iterdir()}
+    with ConsulServer(binary, tmp_path / "consul", management=tokens["management"]) as server:
+        url = f"http://127.0.0.1:{server.port}"
+
+        def asked(token: str, path: str, body: bytes | None = None) -> int:
+            request = urllib.request.Request(f"{url}/v1/{path}", data=body, headers={"X-Consul-Token": token})
+            request.method = "GET" if body is None else "PUT"
+            try:
+                with urllib.request.urlopen(request, timeout=10) as answer:
+                    return int(answer.status)
+            except urllib.error.HTTPError as error:
+                return error.code
+
+        assert asked(tokens["worker"], "acl/token/self") == 403
+        for _ in range(2):
+            subprocess.run([PACKER / "consul-access", folder, url], check=True, timeout=60)
+        assert {name: asked(token, "acl/token/self") for name, token in tokens.items()} == dict.fromkeys(tokens, 200)
+        worker = b'{"Name": "shoal-worker", "ID": "w"}'
+        assert asked(tokens["worker"], "agent/service/register", worker) == 200
+        assert asked(tokens["nginx"], "agent/service/register", worker) == 403
+        assert asked(tokens["publisher"], "kv/shoal/models/m", b"x") == 200
+        assert asked(tokens["worker"], "kv/shoal/models/m", b"y") == 403
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", instance_document("frontend")])

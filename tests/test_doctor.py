@@ -11,7 +11,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -140,6 +140,9 @@ SICK: list[tuple[Finding, str, str]] = [  # what was found, its level, and words
     (network.judge_members(0, 0, []), "ok", "nobody"),
     (network.judge_members(7, 5, []), "ok", "5 of 7"),
     (network.judge_members(2, 2, ["w1 at http://10.0.0.7:8602"]), "problem", "w1 at"),
+    (network.judge_readiness("worker", 200, None), "ok", "is ready"),
+    (network.judge_readiness("worker", 503, None), "problem", "HTTP 503"),
+    (network.judge_readiness("worker", None, "refused"), "warning", "refused"),
     (network.judge_gateway("http://g", None, "refused"), "problem", "refused"),
     (network.judge_gateway("http://g", 401, {}), "problem", "API key"),
     (network.judge_gateway("http://g", 200, None), "problem", "not as a gateway"),
@@ -623,6 +626,7 @@ def test_asked_wrongly(capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(["doctor", "launderette"])
     assert ended.value.code == 2
     assert cli.main(["doctor", "worker", "--env-file", "/nowhere"]) == 2
+    assert cli.main(["doctor", "worker", "--only", "python", "--only", "weather"]) == 2
     capsys.readouterr()
 
 
@@ -651,7 +655,7 @@ def test_a_healthy_worker_and_what_strict_says(
 def test_exit_codes(
     worst: Level, strict: bool, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async def made(subject: Subject) -> Report:
+    async def made(subject: Subject, wanted: Sequence[Check]) -> Report:
         return Report("client", [Made("a", ok("well")), Made("b", Finding(worst, "b is so", "do this"))], [])
 
     monkeypatch.setattr(command, "make", made)
@@ -698,6 +702,8 @@ def test_beside_a_running_gateway_and_no_secret_is_told(folder: Path) -> None:
         assert checked["members"][0]["found"] == "1 of 1 members asked, all answer"
         assert checked["clock_skew"][0]["found"] == "within a second of 1 other"
         url = f"http://127.0.0.1:{port}"
+        checked, code = doctor("gateway", "--config", str(config), "--only", "readiness", "--strict")
+        assert (code, list(checked)) == (0, ["readiness"])
         checked, code = doctor("client", "--gateway", url, "--api-key", key)
         assert (code, checked["gateway"][0]["found"]) == (1, f"{url} answers and has no worker")
         checked, code = doctor("client", "--gateway", url, "--api-key", f"{key}x")

@@ -37,12 +37,13 @@ def edge(*flags: str, version: Version = (1, 22, 1), gateways: tuple[str, ...] =
 @pytest.mark.parametrize(
     ("flags", "version", "lines"),
     [
-        ((), (1, 22, 1), ["listen 127.0.0.1:8000 backlog=4096;", "server 10.0.0.1:8081 max_fails=3 fail_timeout=2s;"]),
+        ((), (1, 22, 1), ["listen 127.0.0.1:8000 backlog=4096;", "server 10.0.0.1:8081 max_fails=3 fail_timeout=5s;"]),
         ((), (1, 22, 1), ['"http://10.0.0.9:8602" "http://worker_http_10.0.0.9_8602";', "server [fd00::9]:8602"]),
         ((), (1, 22, 1), ["client_body_temp_path /dev/shm/shoal-nginx/body;", "reset_timedout_connection on;"]),
         (("--host", "::", "--port", "80"), (1, 18, 0), ["listen [::]:80 backlog"]),
         (TLS, (1, 18, 0), ["listen 127.0.0.1:8000 ssl http2 backlog=4096;", "ssl_certificate /etc/c.pem;"]),
         (TLS, (1, 25, 1), ["listen 127.0.0.1:8000 ssl backlog=4096;", "http2 on;"]),
+        ((), (1, 27, 4), ["keepalive_min_timeout 10s;"]),
         ((*TLS, "--redirect-port", "80"), (1, 22, 1), ["return 308 https://$host:8000$request_uri;"]),
         ((*TLS, "--port", "443", "--redirect-port", "80"), (1, 22, 1), ["return 308 https://$host$request_uri;"]),
         (MUTUAL, (1, 22, 1), ["proxy_pass https://shoal_gateways;", "proxy_ssl_name worker.shoal;"]),

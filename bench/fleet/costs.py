@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import statistics
+import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -15,7 +16,8 @@ from bench.fleet.world import Fleet
 from chaos.consul import Agent, Quorum
 
 _SETTLE_SECONDS = 3.0
-_PICTURE_SHARE = 0.5  # of the rate, because a picture is more work than a lookup
+_WARM_RATE = 60.0
+_PICTURE_SHARE = 0.2  # of the rate, because a picture is more work than a lookup
 
 
 async def compare(
@@ -24,7 +26,7 @@ async def compare(
     """The costs of one gateway of each fleet, measured in turn; the medians of the rounds, and their ratios."""
     rounds: Mapping[str, list[dict[str, float]]] = defaultdict(list)
     await asyncio.sleep(_SETTLE_SECONDS)
-    before = consul_cpu(quorum)
+    began, before = time.monotonic(), consul_cpu(quorum)
     for number in range(arguments.rounds):
         idle = await _idle((few, many), arguments.seconds)
         for one in (few, many) if number % 2 else (many, few):
@@ -40,8 +42,7 @@ async def compare(
         name: {key: statistics.median(r[key] for r in found) for key in found[0]} for name, found in rounds.items()
     }
     ratios = {key: medians["many"][key] / max(1e-9, medians["few"][key]) for key in medians["few"]}
-    seconds = arguments.rounds * arguments.seconds * 5
-    after = consul_cpu(quorum)
+    seconds, after = time.monotonic() - began, consul_cpu(quorum)
     return {
         **medians,
         "ratios": ratios,
@@ -62,8 +63,7 @@ async def _loaded(
     one: Fleet, name: str, request: Callable[[Load], Awaitable[int]], rate: float, seconds: float, idle: float
 ) -> dict[str, float]:
     gateway = one.gateways[0]
-    load = Load(one.session, gateway.url, rate)
-    await load.run(0.5, request)
+    await Load(one.session, gateway.url, _WARM_RATE).run(one.count / _WARM_RATE + 0.5, request)  # a connection to each
     load = Load(one.session, gateway.url, rate)
     began, before = asyncio.get_running_loop().time(), gateway.cpu_seconds()
     await load.run(seconds, request)
@@ -72,6 +72,7 @@ async def _loaded(
     return {
         f"{name}_ms_with_polls": cpu / requests * 1000,
         f"{name}_ms": (cpu - idle * took) / requests * 1000,
+        f"{name}_rate": requests / took,
         f"{name}_failed": load.failed,
         f"{name}_p50_ms": statistics.median(load.seconds) * 1000,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import sys
 import time
 from collections import Counter
@@ -21,6 +22,8 @@ _STOP_SECONDS = 5.0
 _LOOK_SECONDS = 0.02
 _GONE = ("gone", "draining", "unreachable", "silent")
 _OK = 200
+_UPLOADS = 0.25
+_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,8 @@ async def _url(child: Child) -> str:
 
 @dataclass
 class Load:
-    """Requests at a constant rate. ``outcomes`` counts them by HTTP status, or by the error of the connection."""
+    """Requests at a constant rate, or as fast as they are answered if that is slower: a backlog would be measured too.
+    ``outcomes`` counts them by HTTP status, or by the error of the connection."""
 
     session: ClientSession
     gateway: str
@@ -87,10 +91,17 @@ class Load:
 
     async def run(self, seconds: float, request: Callable[[Load], Awaitable[int]]) -> None:
         end, due = time.monotonic() + seconds, time.monotonic()
+        places = asyncio.Semaphore(_AT_ONCE)
+
+        async def one() -> None:
+            async with places:
+                await self._one(request)
+
         async with asyncio.TaskGroup() as requests:
             while due < end:
-                requests.create_task(self._one(request))
-                due += 1 / self.rate
+                async with places:
+                    requests.create_task(one())
+                due = max(due + 1 / self.rate, time.monotonic())
                 await asyncio.sleep(due - time.monotonic())
 
     async def _one(self, request: Callable[[Load], Awaitable[int]]) -> None:
@@ -103,12 +114,14 @@ class Load:
 
 
 async def look_up(load: Load) -> int:
-    """One lookup, and a small upload with its ticket."""
+    """One lookup; after one in four a small upload with its ticket, as clients upload several images with one."""
     async with load.session.get(f"{load.gateway}/lookup?model=lite0") as response:
         if response.status != _OK:
             await response.read()
             return response.status
         grant = await response.json()
+    if random.random() > _UPLOADS:
+        return _OK
     headers = {"Authorization": f"Bearer {grant['ticket']}", "Content-Type": "image/jpeg"}
     async with load.session.post(grant["url"], data=b"0" * 1000, headers=headers) as response:
         await response.read()

@@ -37,7 +37,8 @@ class LocalAgent(Agent):
     def _settings(self) -> dict[str, Any]:
         settings = super()._settings()
         limits = {"http_max_conns_per_client": 5_000}
-        return settings | {"client_addr": self.host.address("internal"), "limits": limits}
+        here = {"client_addr": self.host.address("internal"), "limits": limits}
+        return settings | here | {"performance": {"raft_multiplier": 5}}  # its default: this machine is busy
 
 
 @asynccontextmanager

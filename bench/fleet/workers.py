@@ -20,12 +20,14 @@ from typing import Literal
 import msgspec
 
 import discovery
+import discovery.consul
 from bench.fleet.simulated import SimulatedWorker
 from discovery import Discovery
 from shoal import processes, service
 
 KEY = "lite0@1"
 _CAPACITY = 512
+_RECONCILE = 10.0  # not 2, as of a worker: here one process and a few agents do it for all of them
 _TOLD_SECONDS = 1.2  # a worker says that it drains before it leaves: as long as a gateway may take to hear of it
 
 
@@ -118,4 +120,5 @@ async def serve() -> int:
 
 if __name__ == "__main__":
     processes.die_with_parent()
+    discovery.consul.RECONCILE = _RECONCILE
     sys.exit(service.run(serve()))

@@ -15,7 +15,6 @@ from aiohttp import ClientSession
 
 from bench.fleet.gateways import Gateway, gateways, told
 from bench.fleet.workers import Crowd, Order
-from chaos.consul import Quorum
 from shoal.processes import Child
 
 _SECONDS_PER_IMAGE = 0.01
@@ -52,7 +51,7 @@ class Fleet:
 @asynccontextmanager
 async def fleet(
     name: str,
-    quorum: Quorum,
+    agents: Sequence[str],
     workers: int,
     count: int,
     *,
@@ -62,9 +61,8 @@ async def fleet(
     session: ClientSession,
     options: Sequence[str] = (),
 ) -> AsyncIterator[Fleet]:
-    """Start it; entering waits until every gateway has polled every worker."""
-    clients = [agent for agent in quorum.agents if not agent.is_server]
-    urls = [f"{agent.url.replace('http', 'consul', 1)}?service_prefix={name}" for agent in clients]
+    """Start it at the Consul ``agents`` (URLs); entering waits until every gateway has polled every worker."""
+    urls = [f"{agent}?service_prefix={name}" for agent in agents]
     crowd = Crowd(name, urls, str(keys), workers, _SECONDS_PER_IMAGE)
     with (folder / f"{name}.log").open("ab") as log:
         child = await Child.start(name, [sys.executable, "-m", "bench.fleet.workers"], stderr=log)

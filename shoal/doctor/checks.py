@@ -64,6 +64,7 @@ CHECKS = (
     Check("clock_skew", SERVICES, network.clock_skew, "the clocks of other members agree with this one"),
     Check("discovery", SERVICES, network.discovery, "discovery can be read, through the service's own client"),
     Check("members", SERVICES, network.members, "the internal listeners of other members answer"),
+    Check("readiness", SERVICES, network.readiness, "the service runs, and says of itself that it is ready"),
     Check("consul", SERVICES, consul.consul, "Consul's agent answers, and there is a leader"),
     Check("consul_token", SERVICES, consul.consul_token, "the token may do what the role needs, and no more"),
     Check("redis", _WORKER, redis.redis, "Redis is 6.2 or later, evicts nothing, has a limit, and keeps off the disk"),

@@ -10,7 +10,7 @@ import os
 import sys
 from typing import TextIO
 
-from shoal.doctor.checks import Report, make
+from shoal.doctor.checks import CHECKS, Report, make
 from shoal.doctor.host import Host
 from shoal.doctor.subject import Subject
 
@@ -24,7 +24,12 @@ def run(options: argparse.Namespace) -> int:
     except OSError as error:
         sys.stderr.write(f"shoal: {error}\n")
         return 2
-    report = asyncio.run(make(subject_of(options)))
+    codes = [check.code for check in CHECKS]
+    if strangers := [code for code in options.only if code not in codes]:
+        sys.stderr.write(f"shoal: there is no check {', '.join(strangers)}; there are {', '.join(codes)}\n")
+        return 2
+    wanted = [check for check in CHECKS if check.code in (options.only or codes)]
+    report = asyncio.run(make(subject_of(options), wanted))
     if options.json:
         sys.stdout.write(json.dumps(report.document(), indent=2) + "\n")
     else:

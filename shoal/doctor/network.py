@@ -233,6 +233,27 @@ def judge_members(count: int, asked: int, silent: Iterable[str]) -> Finding:
     return ok(f"{asked} of {count} members asked, all answer")
 
 
+async def readiness(subject: Subject) -> list[Finding]:
+    """What Consul asks of the service, asked here."""
+    port = subject.setting("internal_port")
+    if not port:
+        return [ok("not asked: internal_port is a free one")]
+    host = subject.setting("internal_host").strip("[]")
+    host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    scheme = "https" if subject.terms(subject.role) else "http"
+    url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/readyz"
+    status, document = await answer(url, subject.terms(subject.role))
+    return [judge_readiness(subject.role, status, document)]
+
+
+def judge_readiness(role: str, status: int | None, document: Any) -> Finding:
+    if status is None:
+        return warning(f"the {role} does not answer: {document}", "start it, if it is to run; its log says why not")
+    if status != 200:
+        return problem(f"the {role} runs and is not ready: HTTP {status}", "see its log")
+    return ok(f"the {role} runs and is ready")
+
+
 async def gateway(subject: Subject) -> list[Finding]:
     """Each gateway takes requests of this client, and knows workers."""
     return [await _judge_gateway(subject, url) for url in subject.gateways]

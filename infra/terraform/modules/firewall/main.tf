@@ -92,7 +92,7 @@ resource "aws_security_group_rule" "enters" {
 
 resource "aws_security_group_rule" "https" {
   type              = "egress"
-  description       = "AWS's interfaces, model stores, pictures by URL and webhooks"
+  description       = "The interfaces of AWS, model stores, pictures by URL and webhooks"
   security_group_id = aws_security_group.this["member"].id
   cidr_blocks       = ["0.0.0.0/0"]
   protocol          = "tcp"
