@@ -9,7 +9,6 @@ import sys
 import uuid
 from contextlib import AbstractAsyncContextManager
 
-from aiohttp import ClientSession, DummyCookieJar, TCPConnector
 from prometheus_client import CollectorRegistry
 
 import discovery
@@ -19,6 +18,7 @@ from gateway.app import Gateway
 from gateway.balancers import BALANCERS
 from gateway.fleet import Fleet
 from gateway.proxy import Proxy
+from gateway.subsets import Subset
 from shoal import admin, logs, metrics, notify, processes, service, tls, traces
 from shoal.keys import KeyRing
 from shoal.publication import PREFIX
@@ -55,21 +55,22 @@ async def serve(
         traces.tracing("gateway", name) as tracer,
         tls.followed(settings.public_files, "public") as public_certificate,
         tls.followed(settings.internal_files, "internal") as certificate,
-        ClientSession(connector=TCPConnector(limit=0), cookie_jar=DummyCookieJar()) as polling,
         Proxy.open(calls := tls.Calls(certificate, "worker")) as proxy,
         connecting as backend,
         backend.watch("worker") as watch,
+        backend.watch("gateway") as gateways,
         backend.watch_values(PREFIX) as values,
         Publications.follow(values) as publications,
         Fleet.follow(
             watch,
-            polling,
             BALANCERS[settings.balancer](),
             name=name,
             interval=settings.poll_interval,
             metrics=gateway_metrics,
             publications=publications,
             calls=calls,
+            gateways=gateways,
+            subset=Subset(name, above=settings.whole_fleet, copies=settings.gateways_per_worker),
         ) as fleet,
     ):
         notifier.need("polls of the workers", lambda: fleet.is_polling)

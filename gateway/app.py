@@ -362,8 +362,7 @@ class Gateway:
     async def _worker(self, request: web.Request) -> web.Response:
         """The state of one worker, for a client that waits for it: ``gone`` when it is not there any more."""
         self._authenticate(request)
-        worker = self._fleet.named(request.match_info["incarnation"])
-        return http.json_response(OneWorker(worker.state if worker else "gone"))
+        return http.json_response(OneWorker(await self._fleet.state_of(request.match_info["incarnation"])))
 
     async def _exposition(self, request: web.Request) -> web.Response:
         expiry = metrics.CertificateExpiry(self._certificates)
@@ -373,7 +372,8 @@ class Gateway:
     async def _targets(self, request: web.Request) -> web.Response:
         """What Prometheus is to scrape, as its discovery by HTTP reads it: this gateway and every worker it knows."""
         own = targets.group(str(request.url.origin()), service="gateway", instance=self._name, zone=self._settings.zone)
-        members = sorted((worker.member for worker in self._fleet), key=lambda member: member.name)
+        everyone = [*self._fleet, *self._fleet.elsewhere]
+        members = sorted((worker.member for worker in everyone), key=lambda member: member.name)
         return http.json_response([own, *map(targets.of, members)])
 
 

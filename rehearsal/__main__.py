@@ -10,10 +10,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import rehearsal
+from rehearsal import run
 from rehearsal.control import NoLab, OrderFailed, ask, enter_network
 from rehearsal.fleet import LabFailed, down, missing, up
 from rehearsal.inventory import LAYOUT, parse
 from rehearsal.place import FOLDER, Place, check_name
+from rehearsal.playbooks import PlaybookFailed
 
 _ORDERS: Mapping[str, str] = {
     "status": "say which hosts run",
@@ -39,6 +41,7 @@ def _options() -> argparse.Namespace:
     verbs.add_parser("down", help="shut the hosts down, and forget them")
     inside = verbs.add_parser("exec", help="run a command in the lab's network, where alone the hosts are reached")
     inside.add_argument("command", nargs="+", metavar="COMMAND")
+    run.add_options(verbs.add_parser("run", help="a lab from nothing, every scenario on it, and nothing left of it"))
     for order, what in _ORDERS.items():
         verbs.add_parser(order, help=what).add_argument("hosts", nargs="*", metavar="HOST")
     return parser.parse_args()
@@ -50,6 +53,12 @@ def _up(options: argparse.Namespace, place: Place) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # raises, so that nothing is left
     up(place, parse(options.hosts) if options.hosts else LAYOUT)
     sys.stdout.write(f"{place.inventory}\n")
+
+
+def _run(options: argparse.Namespace, place: Place) -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if not run.run(options, place):
+        raise SystemExit(1)
 
 
 def _down(_: argparse.Namespace, place: Place) -> None:
@@ -65,14 +74,19 @@ def _order(options: argparse.Namespace, place: Place) -> None:
     sys.stdout.write(f"running: {' '.join(ask(place, options.verb, *options.hosts)['running'])}\n")
 
 
-_VERBS: Mapping[str, Callable[[argparse.Namespace, Place], None]] = {"up": _up, "down": _down, "exec": _exec}
+_VERBS: Mapping[str, Callable[[argparse.Namespace, Place], None]] = {
+    "up": _up,
+    "down": _down,
+    "exec": _exec,
+    "run": _run,
+}
 
 
 def main() -> int:
     options = _options()
     try:
         _VERBS.get(options.verb, _order)(options, Place(options.folder, options.name))
-    except (LabFailed, NoLab, OrderFailed, ValueError) as error:
+    except (LabFailed, NoLab, OrderFailed, PlaybookFailed, ValueError) as error:
         sys.stderr.write(f"rehearsal: {error}\n")
         return 1
     return 0

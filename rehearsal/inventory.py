@@ -20,7 +20,8 @@ LAYOUT: Mapping[str, tuple[str, ...]] = {
     "w3": ("workers",),
 }
 _SSH = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"  # a wiped host is another one
-_PERSIST = "-o ControlMaster=auto -o ControlPersist=60s"
+# Ansible's own path would be the same for the hosts of all labs, whose addresses are.
+_PERSIST = "-o ControlMaster=auto -o ControlPersist=60s -o ControlPath={folder}/ssh-%h"
 
 
 def parse(hosts: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -42,7 +43,7 @@ def inventory(layout: Mapping[str, Sequence[str]], hosts: Mapping[str, Host], ke
             "vars": {
                 "ansible_user": "root",
                 "ansible_ssh_private_key_file": str(key),
-                "ansible_ssh_common_args": f"{_SSH} {_PERSIST}",
+                "ansible_ssh_common_args": f"{_SSH} {_PERSIST.format(folder=key.parent)}",
                 "ansible_python_interpreter": "/usr/bin/python3",
             },
             "hosts": {name: _variables(hosts[name]) for name in layout},

@@ -19,6 +19,8 @@ from shoal.errors import ShoalError
 
 _DEFAULT_GATEWAY = "http://127.0.0.1:8080"
 _SERVICES = ("gateway", "worker")
+_ALL_SERVICES = (*_SERVICES, "nginx")
+_EXTRAS = {"nginx": "gateway"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,11 +28,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if argv is None:
         os.environ.setdefault("PYTHONSAFEPATH", "1")  # a queue.py where the user stands is not for programs we start
-    if arguments[:1] and arguments[0] in _SERVICES:
-        return _become(arguments[0], arguments[1:])
+    if arguments[:1] and arguments[0] in _ALL_SERVICES:
+        return _become(arguments[0], arguments[1:], extra=_EXTRAS.get(arguments[0], ""))
+    if arguments[:1] == ["cloud"]:
+        return _become("cloud", arguments[1:], extra="aws", module="boto3")
     if arguments[:1] in (["models"], ["serve"]):
         return _become("worker.repository", arguments[arguments[0] == "models" :], extra="worker")
-    if arguments[:1] == ["settings"] and arguments[1:2] and arguments[1] in _SERVICES:
+    if arguments[:1] == ["settings"] and arguments[1:2] and arguments[1] in _ALL_SERVICES:
         return _settings(arguments[1], arguments[2:])
     options = parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
@@ -100,6 +104,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_commands(commands, _client_options)
     commands.add_parser("models", help="publish models, and say which version serves whom ('shoal models --help')")
     commands.add_parser("serve", help="serve a model's file on this machine ('shoal serve --help')")
+    commands.add_parser("cloud", help="what a host on AWS does, and its operator for it ('shoal cloud --help')")
     operations.add_commands(commands)
     key_commands.add_commands(commands)
 
@@ -126,9 +131,10 @@ def parser() -> argparse.ArgumentParser:
     doctor.set_defaults(command=_doctor)
 
     settings = commands.add_parser("settings", help="print the effective settings of a service")
-    settings.add_argument("service", choices=_SERVICES)
+    settings.add_argument("service", choices=_ALL_SERVICES)
     for service in _SERVICES:
         commands.add_parser(service, help=f"run one {service} ('shoal {service} --help' lists its settings)")
+    commands.add_parser("nginx", help="write nginx's configuration, and keep it with the fleet ('shoal nginx --help')")
     return tool
 
 
@@ -166,9 +172,9 @@ def _missing(extra: str, module: str) -> str | None:
     )
 
 
-def _become(program: str, arguments: list[str], *, extra: str = "") -> int:
+def _become(program: str, arguments: list[str], *, extra: str = "", module: str = "pydantic_settings") -> int:
     """Become the program: the client does not import it."""
-    if problem := _missing(extra or program, "pydantic_settings"):
+    if problem := _missing(extra or program, module):
         return _complain(problem)
     return os.execv(sys.executable, [sys.executable, "-m", program, *arguments])  # noqa: S606
 
@@ -180,11 +186,13 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _settings(service: str, arguments: list[str]) -> int:
-    if problem := _missing(service, "pydantic_settings"):
+    if problem := _missing(_EXTRAS.get(service, service), "pydantic_settings"):
         return _complain(problem)
-    from shoal.settings import GatewaySettings, InvalidSettings, WorkerSettings
+    from shoal.nginx_settings import NginxSettings
+    from shoal.settings import GatewaySettings, InvalidSettings, Read, WorkerSettings
 
-    kind = GatewaySettings if service == "gateway" else WorkerSettings
+    kinds: dict[str, type[Read]] = {"gateway": GatewaySettings, "worker": WorkerSettings, "nginx": NginxSettings}
+    kind = kinds[service]
     try:
         effective = kind.load(arguments).effective()
     except InvalidSettings as error:

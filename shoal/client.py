@@ -17,7 +17,7 @@ from typing import Any, Literal, Self, Unpack
 
 import aiohttp
 
-from shoal.answers import Answer, Outcome
+from shoal.answers import Answer, Outcome, from_body
 from shoal.calls import Call, Image, Priority, Terms, Wish, digest, read
 from shoal.errors import (
     BadGateway,
@@ -27,7 +27,6 @@ from shoal.errors import (
     QueueFull,
     ShoalError,
     UntrustedServer,
-    from_body,
 )
 from shoal.gateways import Gateways
 from shoal.grants import Grant, Grants

@@ -288,8 +288,8 @@ MUTANTS = (
     Mutant(
         "what cannot be answered in time is refused at once",
         "gateway/fleet.py",
-        "if c.has_room and c.expected_wait < wish.seconds * _WAIT_SHARE]",
-        "if c.has_room]",
+        "return self.room > 0 and self.expected_wait < wish.seconds * _WAIT_SHARE",
+        "return self.room > 0",
         "tests/test_fleet.py::test_who_cannot_be_answered_in_time_is_refused_at_once",
     ),
     Mutant(

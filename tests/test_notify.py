@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway import fleet
+from gateway import roster
 from shoal import service, tickets
 from shoal.notify import Notifier
 from tests.clusters import eventually, eventually_async
@@ -159,7 +159,7 @@ async def test_without_systemd_nobody_is_told() -> None:
 
 async def test_a_gateway_without_polls_is_not_alive(monkeypatch: pytest.MonkeyPatch) -> None:
     async with scene() as empty:
-        monkeypatch.setattr(fleet, "_LATE_SECONDS", -1.0)
+        monkeypatch.setattr(roster, "_LATE_SECONDS", -1.0)
         assert empty.fleet.is_polling  # there is nobody to poll
     monkeypatch.undo()
     async with scene(Node("a", {})) as with_one:
@@ -168,11 +168,11 @@ async def test_a_gateway_without_polls_is_not_alive(monkeypatch: pytest.MonkeyPa
 
 
 async def _late(with_one: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def never(self: fleet.Fleet, worker: object) -> None:
+    async def never(self: roster.Roster, worker: object, line: object) -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(fleet.Fleet, "_poll", never)
-    monkeypatch.setattr(fleet, "_LATE_SECONDS", 0.3)
+    monkeypatch.setattr(roster.Roster, "_poll", never)
+    monkeypatch.setattr(roster, "_LATE_SECONDS", 0.3)
     await eventually_async(lambda: _true(not with_one.fleet.is_polling), within=10, what="the lack of polls")
 
 

@@ -44,6 +44,13 @@ def test_ansible_reads_hosts_addresses_and_groups() -> None:
     assert described["vars"]["ansible_ssh_private_key_file"] == "/key"
 
 
+def test_labs_share_no_ssh_connection() -> None:
+    hosts = {"a": _host("a", 1)}
+    one, other = (inventory({"a": ()}, hosts, Path(f"/{lab}/id")) for lab in ("one", "other"))
+    assert "ControlPath=/one/ssh-%h" in one
+    assert "ControlPath=/other/ssh-%h" in other
+
+
 def test_the_standard_lab_has_a_quorum_and_two_of_everything_else_that_serves() -> None:
     groups = [group for of_host in LAYOUT.values() for group in of_host]
     assert groups.count("consul_servers") == 3

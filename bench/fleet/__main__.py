@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 import tempfile
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--without-faults", action="store_true", help="leave Consul alone")
     parser.add_argument("--total-seconds", type=float, default=540.0, help="give up after this")
     parser.add_argument("--consul", default=os.environ.get("CONSUL_BIN") or shutil.which("consul"))
+    parser.add_argument("--folder", type=Path, help="an empty one, for what Consul stores and everybody logs")
     parser.add_argument("--output", type=Path, help="write the results to this file too")
     return parser
 
@@ -80,8 +81,9 @@ def main() -> int:
     if arguments.consul is None:
         _say("there is no consul: set CONSUL_BIN")
         return 2
-    with tempfile.TemporaryDirectory(prefix="shoal-fleet-", ignore_cleanup_errors=True) as folder:
-        document = asyncio.run(_bounded(arguments, Path(folder)))
+    with ExitStack() as stack:
+        folder = arguments.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="shoal-fleet-")))
+        document = asyncio.run(_bounded(arguments, folder))
     text = json.dumps(document, indent=2) + "\n"
     sys.stdout.write(text)
     if arguments.output:

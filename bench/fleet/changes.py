@@ -77,9 +77,7 @@ async def _fault(many: Fleet, quorum: Quorum, everyone: bool, say: Callable[[str
     before = consul_cpu(quorum) if everyone else {}
     for agent in agents if not everyone else ():
         await agent.start()
-    async with asyncio.timeout(_LONGEST):
-        while await _passing(many, quorum) < expected:
-            await asyncio.sleep(0.1)
+    await _all_pass(many, quorum, expected)
     whole = time.monotonic() - began
     await asyncio.sleep(_AFTER_SECONDS)
     loading.cancel()
@@ -96,6 +94,14 @@ async def _fault(many: Fleet, quorum: Quorum, everyone: bool, say: Callable[[str
     }
     say(f"{'all of Consul' if everyone else 'the leader'} killed: {found}")
     return found
+
+
+async def _all_pass(many: Fleet, quorum: Quorum, count: int) -> None:
+    give_up = time.monotonic() + _LONGEST
+    while await _passing(many, quorum) < count:
+        if time.monotonic() > give_up:
+            raise TimeoutError(f"not {count} workers pass after {_LONGEST:g} s")
+        await asyncio.sleep(0.1)
 
 
 async def _passing(many: Fleet, quorum: Quorum) -> int:

@@ -28,20 +28,25 @@ async def compare(
     for number in range(arguments.rounds):
         idle = await _idle((few, many), arguments.seconds)
         for one in (few, many) if number % 2 else (many, few):
-            found = {"idle_cores": idle[one.name]}
+            found = {"idle_cores": idle[one.name], "memory": one.gateways[0].memory()}
             for name, request, rate in (
                 ("lookup", look_up, arguments.rate),
                 ("image", predict, arguments.rate * _PICTURE_SHARE),
             ):
                 found |= await _loaded(one, name, request, rate, arguments.seconds, idle[one.name])
-            found["memory"] = one.gateways[0].memory()
             rounds[one.name].append(found)
             say(f"round {number + 1} {one.name}: " + ", ".join(f"{k} {v:.6g}" for k, v in found.items()))
-    medians = {name: {key: statistics.median(r[key] for r in found) for key in found[0]} for name, found in rounds.items()}
+    medians = {
+        name: {key: statistics.median(r[key] for r in found) for key in found[0]} for name, found in rounds.items()
+    }
     ratios = {key: medians["many"][key] / max(1e-9, medians["few"][key]) for key in medians["few"]}
     seconds = arguments.rounds * arguments.seconds * 5
     after = consul_cpu(quorum)
-    return {**medians, "ratios": ratios, "consul": {k: (after[k] - before[k]) / seconds for k in after} | memory(quorum)}
+    return {
+        **medians,
+        "ratios": ratios,
+        "consul": {k: (after[k] - before[k]) / seconds for k in after} | memory(quorum),
+    }
 
 
 async def _idle(fleets: tuple[Fleet, ...], seconds: float) -> dict[str, float]:

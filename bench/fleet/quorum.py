@@ -43,7 +43,7 @@ class LocalAgent(Agent):
 @asynccontextmanager
 async def local_quorum(binary: str, folder: Path, clients: int) -> AsyncIterator[Quorum]:
     """Three servers and so many client agents; all are killed on leaving."""
-    network = random.randint(1, 254)  # noqa: S311 - where no other run is
+    network = random.randint(1, 254)
     hosts = [
         Loopback(f"{'server' if number <= _SERVERS else 'client'}{number}", 0, number, ("internal",), network)
         for number in range(1, _SERVERS + clients + 1)

@@ -54,7 +54,7 @@ class Process:
         self._crowd = crowd
         self._agents = agents
         self._made = 0
-        self._random = random.Random(crowd.prefix)  # noqa: S311 - speeds, not secrets
+        self._random = random.Random(crowd.prefix)
         self._workers: dict[str, tuple[SimulatedWorker, AsyncExitStack]] = {}
 
     def __repr__(self) -> str:
