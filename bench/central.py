@@ -173,7 +173,7 @@ async def central_tier() -> AsyncIterator[Central]:
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="shoal-central-")))
         for number in range(1, 5):
-            os.mkdir(folder / str(number))
+            (folder / str(number)).mkdir()
         settings = {"request-timeout": 60}
         running = await stack.enter_async_context(cluster(Plan(nodes=(Node("gateway", "gateway1", settings),))))
         workers = [await _worker(stack, running, f"worker{number}", folder) for number in (1, 2)]
