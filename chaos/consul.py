@@ -42,6 +42,10 @@ class Agent:
     def url(self) -> str:
         return f"http://{self.host.address('internal')}:8500"
 
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
     async def start(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         settings = self._folder / "consul.json"

@@ -22,7 +22,7 @@ import consul.base
 
 from discovery.backend import DiscoveryRefused, DiscoveryUnavailable
 from discovery.background import Reachability, background, repeat
-from discovery.blocking_query import PAUSE, WAIT, advance
+from discovery.blocking_query import PAUSE, WAIT, advance, rest
 from discovery.consul_values import ConsulValues
 from discovery.latest import Latest
 from discovery.member import Member, Role
@@ -161,6 +161,7 @@ class ConsulDiscovery(ConsulValues):
         async def follow() -> None:
             latest.publish(await query.next())
             await query.hint_if_empty(len(latest.directory))
+            await asyncio.sleep(rest(len(latest.directory)))
 
         loop = repeat(follow, every=PAUSE, reachability=reachability)
         async with background(loop, f"watch {role}"):
@@ -233,6 +234,7 @@ class _Query:
         self._client, self._url, self._service = client, url, service
         self._index, self._hinted = 0, False
         self._strange: set[str] = set()
+        self._known: dict[str, tuple[Any, Member]] = {}  # of each service the Meta that its member was made of
 
     def __repr__(self) -> str:
         return f"<_Query {self._service}, index {self._index}>"
@@ -246,16 +248,19 @@ class _Query:
         return self._members(entries or [])
 
     def _members(self, entries: list[Mapping[str, Any]]) -> list[Member]:
-        members, strange = [], set()
+        """Those of services that are as before are not made again: each change comes with the whole list."""
+        known, strange = {}, set()
         for service in (entry["Service"] for entry in entries):
+            id, meta = service["ID"], service.get("Meta")
+            before = self._known.get(id)
             try:
-                members.append(member_from(service))
+                known[id] = before if before and before[0] == meta else (meta, member_from(service))
             except ValueError as error:
                 strange.add(service["ID"])
                 if service["ID"] not in self._strange:
                     log.warning("ignored %r among Consul's %s: %s", service["ID"], self._service, error)
-        self._strange = strange
-        return members
+        self._strange, self._known = strange, known
+        return [member for _, member in known.values()]
 
     async def hint_if_empty(self, count: int) -> None:
         """With ACLs, a token that may not read sees an empty fleet and no error."""

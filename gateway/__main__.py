@@ -9,7 +9,6 @@ import sys
 import uuid
 from contextlib import AbstractAsyncContextManager
 
-from aiohttp import ClientSession, DummyCookieJar, TCPConnector
 from prometheus_client import CollectorRegistry
 
 import discovery
@@ -19,7 +18,8 @@ from gateway.app import Gateway
 from gateway.balancers import BALANCERS
 from gateway.fleet import Fleet
 from gateway.proxy import Proxy
-from shoal import admin, logs, metrics, processes, service, traces
+from gateway.subsets import Subset
+from shoal import admin, logs, metrics, notify, processes, service, tls, traces
 from shoal.keys import KeyRing
 from shoal.publication import PREFIX
 from shoal.settings import GatewaySettings, InvalidSettings
@@ -28,9 +28,15 @@ from shoal.version import VERSION
 
 log = logging.getLogger("gateway")
 
+_LAST_SECONDS = 15.0  # that ending may take beyond the grace and the drain
+
 
 async def serve(
-    settings: GatewaySettings, signer: Signer, keys: KeyRing | None, connecting: AbstractAsyncContextManager[Discovery]
+    settings: GatewaySettings,
+    signer: Signer,
+    keys: KeyRing | None,
+    connecting: AbstractAsyncContextManager[Discovery],
+    notifier: notify.Notifier,
 ) -> int:
     """The life of a gateway: know the fleet, listen, register; then leave, wait, finish, end."""
     stop = service.Stop()
@@ -43,26 +49,31 @@ async def serve(
     public = service.bind(settings.host, settings.port)
     internal = service.bind(settings.internal_host, settings.internal_port)
     name = settings.name or f"{socket.gethostname()}-{public.getsockname()[1]}"
-    public_url = settings.public_url or service.url_of(settings.host, public)
+    public_url = settings.public_url or service.url_of(settings.host, public, encrypted=bool(settings.public_files))
     async with (
-        service.background(*lifeline),
+        service.background(*lifeline, notifier.keep_telling()),
         traces.tracing("gateway", name) as tracer,
-        ClientSession(connector=TCPConnector(limit=0), cookie_jar=DummyCookieJar()) as polling,
-        Proxy.open() as proxy,
+        tls.followed(settings.public_files, "public") as public_certificate,
+        tls.followed(settings.internal_files, "internal") as certificate,
+        Proxy.open(calls := tls.Calls(certificate, "worker")) as proxy,
         connecting as backend,
         backend.watch("worker") as watch,
+        backend.watch("gateway") as gateways,
         backend.watch_values(PREFIX) as values,
         Publications.follow(values) as publications,
         Fleet.follow(
             watch,
-            polling,
             BALANCERS[settings.balancer](),
             name=name,
             interval=settings.poll_interval,
             metrics=gateway_metrics,
             publications=publications,
+            calls=calls,
+            gateways=gateways,
+            subset=Subset(name, above=settings.whole_fleet, copies=settings.gateways_per_worker),
         ) as fleet,
     ):
+        notifier.need("polls of the workers", lambda: fleet.is_polling)
         stop.listen()  # before this there is nothing to drain, and a signal just ends the process
         gateway = Gateway(
             settings,
@@ -74,12 +85,13 @@ async def serve(
             gateway_metrics=gateway_metrics,
             registry=registry,
             tracer=tracer,
+            certificates=(public_certificate, certificate),
         )
         member = Member(
             role="gateway",
             name=name,
             incarnation=uuid.uuid4().hex,
-            internal_url=service.url_of(settings.internal_host, internal),
+            internal_url=service.url_of(settings.internal_host, internal, encrypted=bool(certificate)),
             public_url=public_url,
             zone=settings.zone,
             version=VERSION,
@@ -87,11 +99,16 @@ async def serve(
         description = {"name": name, "role": "gateway", "pids": {"gateway": [os.getpid()]}}
         async with (
             service.background(gateway.events.run()),
-            admin.listening(settings.admin, admin.calls(lambda: description, stop)),
-            service.listening(gateway.internal_app(), [internal], drain_timeout=settings.drain_timeout),
-            service.listening(gateway.public_app(), [public], drain_timeout=settings.drain_timeout),
+            admin.listening(settings.admin, admin.calls(lambda: description, stop), certificate),
+            service.listening(
+                gateway.internal_app(), [internal], drain_timeout=settings.drain_timeout, certificate=certificate
+            ),
+            service.listening(
+                gateway.public_app(), [public], drain_timeout=settings.drain_timeout, certificate=public_certificate
+            ),
         ):
             async with backend.membership(member):
+                notifier.ready(f"ready: {fleet!r}")
                 processes.tell_parent(
                     {
                         "event": "ready",
@@ -105,6 +122,7 @@ async def serve(
                 log.info("ready", extra={"gateway": name, "public_url": public_url, "fleet": repr(fleet)})
                 await stop.requested()
                 gateway.drain()
+                notifier.draining("draining", seconds=settings.grace + settings.drain_timeout + _LAST_SECONDS)
                 processes.tell_parent({"event": "draining"})
             await stop.grace(settings.grace)
     return 0
@@ -125,7 +143,7 @@ def main() -> int:
         return 2
     if settings.lifeline:
         processes.die_with_parent()
-    return service.run(serve(settings, signer, keys, connecting))
+    return service.run(serve(settings, signer, keys, connecting, notify.Notifier.from_environment()))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from http import HTTPStatus
 from urllib.parse import urlencode, urlsplit
@@ -27,7 +28,7 @@ from gateway.proxy_tickets import ProxyTickets
 from gateway.replay import Body, ReplayBuffer, Stream, digest
 from gateway.scaling import ScaleSignal
 from gateway.tensorflow_serving import TensorFlowServing
-from shoal import access, cors, http, metrics, paths
+from shoal import access, callers, cors, http, metrics, paths, tls
 from shoal.documents import Live, Lookup, OneWorker, Ready, Status
 from shoal.errors import BadGateway, DeadlineExceeded, Draining, InvalidOption, ShoalError
 from shoal.keys import Holder, KeyRing
@@ -70,6 +71,7 @@ class Gateway:
         gateway_metrics: metrics.GatewayMetrics,
         registry: CollectorRegistry,
         tracer: Tracer = OFF,
+        certificates: Sequence[tls.Certificate | None] = (),
     ) -> None:
         self._settings = settings
         self._name = name
@@ -80,6 +82,7 @@ class Gateway:
         self._metrics = gateway_metrics
         self._registry = registry
         self._tracer = tracer
+        self._certificates = [certificate for certificate in certificates if certificate]
         self._replay = ReplayBuffer(body_bytes=settings.replay_body_bytes, total_bytes=settings.replay_total_bytes)
         self._tickets = ProxyTickets(name, signer, fleet, max_bytes=settings.max_body_bytes)
         self._inquiries = Inquiries(fleet, proxy, self._tickets)
@@ -125,6 +128,8 @@ class Gateway:
     def internal_app(self) -> web.Application:
         """What nginx, checks and Prometheus may reach: all that clients may, and more."""
         app = self.public_app()
+        if self._settings.internal_files:
+            app.middlewares.append(callers.only(callers.GATEWAY))
         Forwarding(
             self._settings, self._fleet, self._tickets, self._metrics, self._tracer, self._authenticate, self._wish
         ).add_to(app)
@@ -172,7 +177,8 @@ class Gateway:
         choice, ticket, uses = await self._grant(request, subject, uses)
         base = _public_url(choice)
         if style == "port":
-            return web.Response(text=f"{urlsplit(base).port or 80}/?ticket={ticket}\n")
+            port = urlsplit(base).port or (443 if base.startswith("https://") else 80)
+            return web.Response(text=f"{port}/?ticket={ticket}\n")
         if style == "text":
             return web.Response(text=f"{base}/predict?ticket={ticket}\n")
         model, _, version = choice.key.rpartition("@")
@@ -356,16 +362,18 @@ class Gateway:
     async def _worker(self, request: web.Request) -> web.Response:
         """The state of one worker, for a client that waits for it: ``gone`` when it is not there any more."""
         self._authenticate(request)
-        worker = self._fleet.named(request.match_info["incarnation"])
-        return http.json_response(OneWorker(worker.state if worker else "gone"))
+        return http.json_response(OneWorker(await self._fleet.state_of(request.match_info["incarnation"])))
 
     async def _exposition(self, request: web.Request) -> web.Response:
-        return web.Response(body=metrics.exposition(self._registry), headers={"Content-Type": metrics.CONTENT_TYPE})
+        expiry = metrics.CertificateExpiry(self._certificates)
+        text = metrics.exposition(self._registry, expiry)
+        return web.Response(body=text, headers={"Content-Type": metrics.CONTENT_TYPE})
 
     async def _targets(self, request: web.Request) -> web.Response:
         """What Prometheus is to scrape, as its discovery by HTTP reads it: this gateway and every worker it knows."""
         own = targets.group(str(request.url.origin()), service="gateway", instance=self._name, zone=self._settings.zone)
-        members = sorted((worker.member for worker in self._fleet), key=lambda member: member.name)
+        everyone = [*self._fleet, *self._fleet.elsewhere]
+        members = sorted((worker.member for worker in everyone), key=lambda member: member.name)
         return http.json_response([own, *map(targets.of, members)])
 
 

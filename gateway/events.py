@@ -53,8 +53,14 @@ class Events:
             await asyncio.sleep(_INTERVAL)
 
     def look(self) -> None:
-        """Take the state as it is now, and tell it if it is another one."""
+        """Take the state as it is now, and tell it if it is another one. Without listeners nobody is told."""
         self._rates.sample(self._fleet)
+        if not self._listeners:
+            self._latest = ""
+            return
+        self._tell_all()
+
+    def _tell_all(self) -> None:
         latest = http.dumps(self._document())
         if latest != self._latest:
             self._latest = latest
@@ -78,6 +84,8 @@ class Events:
         response = web.StreamResponse(headers={**_HEADERS, http.REQUEST_ID: logs.request_id.get()})
         self._listeners += 1
         try:
+            if not self._latest:
+                self._tell_all()
             await response.prepare(request)
             await self._write(response, _event("hello", http.dumps({"name": holder.name, "admin": holder.is_admin})))
             await self._tell(response, check)

@@ -1,42 +1,32 @@
-"""The gateway's own view of the workers: who discovery names, what each reports, and whom to choose.
-
-Discovery says who exists; a poll of every worker, at most a second apart, says how it is. A worker takes
-requests while its report is fresh, so a dead one leaves at the next poll whatever discovery still believes,
-and one that discovery has lost is kept for a while if it still answers.
-"""
+"""The gateway's own view of the workers: whom to choose for a request, among those that its roster knows."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
+import sys
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
-from http import HTTPStatus
+from random import Random
 
-import msgspec
-from aiohttp import ClientError, ClientSession, ClientTimeout
-
-from discovery import Member, Watch
+from discovery import Watch
 from discovery.publications import Publications
 from gateway.balancers import Balancer, by_content
-from gateway.known_worker import STATES, Worker, decode_report
+from gateway.known_worker import Worker
+from gateway.offers import Offers
+from gateway.roster import Roster
+from gateway.subsets import Subset
 from gateway.throughput import Refusals
 from gateway.versions import pick
-from shoal import http
+from shoal.documents import WorkerState
 from shoal.errors import NoWorker, QueueFull, UnknownLabel, UnknownModel
 from shoal.metrics import GatewayMetrics
-from shoal.wire import Priority, Status, model_key
+from shoal.tls import Calls
+from shoal.wire import Priority, model_key
 
-log = logging.getLogger(__name__)
-
-_POLL_TIMEOUT = 0.75
-_VANISHED_SECONDS = 60.0
 _PANIC_SHARE = 0.5
 _WAIT_SHARE = 0.75  # of its time that a request may be expected to wait: what waits longer is likely to be late
-_TIERS: dict[Status, int] = {"ready": 0, "stalled": 1, "restarting": 1}
-_TIER_COUNT = 2
 
 Excluded = frozenset[str]
 
@@ -77,153 +67,120 @@ class Choice:
         return self.worker.expected_wait(self.key, self.priority)
 
     @property
-    def has_room(self) -> bool:
-        return self.room > 0
-
-    @property
     def room(self) -> int:
         return self.worker.room(self.key, self.priority)
 
+    def is_open(self, wish: Wish) -> bool:
+        """Whether there is room, and an answer in time is likely."""
+        return self.room > 0 and self.expected_wait < wish.seconds * _WAIT_SHARE
+
+    def is_wanted(self, wish: Wish) -> bool:
+        """Whether the request can go there, and does not exclude it."""
+        worker = self.worker
+        return worker.incarnation not in wish.exclude and (not wish.public or worker.public_url is not None)
+
 
 class Fleet:
-    """All workers that the gateway knows. Construct with ``Fleet.follow``."""
+    """The workers that the gateway uses, and the choice among them. Construct with ``Fleet.follow``."""
 
-    def __init__(
-        self,
-        name: str,
-        session: ClientSession,
-        balancer: Balancer,
-        interval: float,
-        metrics: GatewayMetrics,
-        publications: Publications,
-    ) -> None:
-        self._name = name
-        self._session = session
+    def __init__(self, balancer: Balancer, metrics: GatewayMetrics, publications: Publications) -> None:
         self._balancer = balancer
-        self._interval = interval
         self._metrics = metrics
         self.publications = publications
         self.refusals = Refusals()
-        self._workers: dict[str, Worker] = {}
-        self._pollers: dict[str, asyncio.Task[None]] = {}
+        self._roster: Roster
+        self._offers: Offers | None = None
+        self._random = Random()  # noqa: S311 - no secret
         self._seen: dict[str, None] = {}  # every model version that was ever reported here, in order
         self._turned_up = asyncio.Event()
 
     def __repr__(self) -> str:
-        ready = sum(w.state == "ready" for w in self._workers.values())
-        return f"<Fleet {ready} of {len(self._workers)} workers ready>"
+        ready = sum(w.state == "ready" for w in self)
+        return f"<Fleet {ready} of {len(self._roster)} workers ready>"
 
     def __iter__(self) -> Iterator[Worker]:
-        return iter(self._workers.values())
+        return iter(self._roster)
 
     @classmethod
     @asynccontextmanager
     async def follow(
         cls,
         watch: Watch,
-        session: ClientSession,
         balancer: Balancer,
         *,
         name: str,
         interval: float,
         metrics: GatewayMetrics,
         publications: Publications | None = None,
+        calls: Calls | None = None,
+        gateways: Watch | None = None,
+        subset: Subset | None = None,
     ) -> AsyncIterator[Fleet]:
-        """Follow the directory and poll its members, as the gateway ``name``. Entering waits for the first polls."""
-        fleet = cls(name, session, balancer, interval, metrics, publications or Publications())
-        async with asyncio.TaskGroup() as group:
-            directory = watch.directory
-            fleet._adopt(directory, group)
-            await asyncio.gather(*(fleet._poll(w) for w in list(fleet._workers.values())))
-            follower = group.create_task(fleet._follow(watch, directory.index, group))
-            try:
-                yield fleet
-            finally:
-                follower.cancel()
-                for poller in fleet._pollers.values():
-                    poller.cancel()
+        """Follow the directory and poll its members, as the gateway ``name``. Entering waits for the first polls.
 
-    async def _follow(self, watch: Watch, index: int, group: asyncio.TaskGroup) -> None:
-        while True:
-            directory = await watch.changed(index)
-            index = directory.index
-            log.info("directory", extra={"directory": repr(directory)})
-            self._adopt(directory, group)
+        ``calls`` says how to speak to workers; by default in plain HTTP. With ``gateways`` and a ``subset`` a gateway
+        uses only its part of a large fleet.
+        """
+        fleet = cls(balancer, metrics, publications or Publications())
+        fleet._roster = Roster(
+            name,
+            calls or Calls(None, "worker"),
+            interval,
+            metrics,
+            subset or Subset(name, above=sys.maxsize, copies=1),
+            news=fleet._forget_offers,
+            turned_up=fleet._saw,
+        )
+        async with fleet._roster.following(watch, gateways):
+            yield fleet
 
-    def _adopt(self, members: Iterable[Member], group: asyncio.TaskGroup) -> None:
-        listed = {member.incarnation: member for member in members}
-        for incarnation, member in listed.items():
-            if incarnation in self._workers:
-                self._workers[incarnation].member = member
-                self._workers[incarnation].vanished = None
-            else:
-                worker = self._workers[incarnation] = Worker(member)
-                self._pollers[incarnation] = group.create_task(self._keep_polling(worker))
-        for incarnation, worker in self._workers.items():
-            if incarnation not in listed and worker.vanished is None:
-                worker.vanished = time.monotonic()
+    @property
+    def is_polling(self) -> bool:
+        """Whether polls come to an end: an answer, or the knowledge that there is none."""
+        return self._roster.is_polling
 
-    async def _keep_polling(self, worker: Worker) -> None:
-        key = worker.member.incarnation
-        while True:
-            await self._poll(worker)
-            if worker.vanished is not None and (
-                worker.state in ("unreachable", "silent") or time.monotonic() - worker.vanished > _VANISHED_SECONDS
-            ):
-                del self._workers[key], self._pollers[key]
-                self._count()
-                return
-            await asyncio.sleep(self._interval)
+    def _forget_offers(self) -> None:
+        self._offers = None
 
-    async def _poll(self, worker: Worker) -> None:
-        before = worker.state
-        try:
-            async with self._session.get(
-                f"{worker.member.internal_url}/load",
-                headers={http.GATEWAY: self._name},
-                timeout=ClientTimeout(total=_POLL_TIMEOUT),
-            ) as response:
-                body = await response.read()
-                if response.status == HTTPStatus.SERVICE_UNAVAILABLE:
-                    raise TimeoutError  # it is there, and cannot say: its queue is being replaced
-                response.raise_for_status()
-            worker.settle(decode_report(body))
-        except TimeoutError:
-            worker.missed()
-            log.info("worker slow to report", extra={"worker": worker.member.name})
-        except (ClientError, OSError, ValueError, msgspec.MsgspecError) as error:  # ValueError: no usable URL
-            worker.refused()
-            if before == "ready":
-                log.warning("worker unreachable", extra={"worker": worker.member.name, "error": repr(error)})
-        if worker.state in ("ready", "ejected"):
-            self._seen |= dict.fromkeys(worker.report.models if worker.report else ())
-            self._turned_up.set()
-        if worker.state != before:
-            self._count()
+    def _saw(self, worker: Worker) -> None:
+        self._seen |= dict.fromkeys(worker.keys)
+        self._turned_up.set()
 
-    def _count(self) -> None:
-        for state in STATES:
-            self._metrics.workers.labels(state).set(sum(w.state == state for w in self))
+    @property
+    def offers(self) -> Offers:
+        if self._offers is None:
+            self._offers = Offers(self)
+        return self._offers
+
+    @property
+    def elsewhere(self) -> list[Worker]:
+        """The workers of other gateways. They have no reports here."""
+        return [Worker(member) for member in self._roster.elsewhere.values()]
 
     def named(self, incarnation: str) -> Worker | None:
-        """The worker of that incarnation."""
-        return next((worker for worker in self if worker.incarnation == incarnation), None)
+        """The worker of that incarnation, even one of other gateways."""
+        return self._roster.named(incarnation)
+
+    async def state_of(self, incarnation: str) -> WorkerState:
+        """How that worker is. One of other gateways is asked now."""
+        worker = self.named(incarnation)
+        if worker is None:
+            return "gone"
+        if worker.report is None and incarnation in self._roster.elsewhere:
+            await self._roster.look_at(worker)
+        return worker.state
 
     def default_model(self) -> str:
         """The first known model that is ready somewhere, or else the first known: published ones last, by their names.
 
         Raises ``NoWorker``.
         """
-        ready = {
-            key.rpartition("@")[0]
-            for worker in self
-            if worker.state == "ready" and worker.report
-            for key, load in worker.report.models.items()
-            if load.status in _TIERS
-        }
         models = list(dict.fromkeys(key.rpartition("@")[0] for key in self.known()))
         models.sort(key=lambda model: model if self.publications.was_published(model) else "")
-        for model in [*(model for model in models if model in ready), *models]:
+        for model in models:
+            if any(worker.state == "ready" for tier in self.offers.tiers(model) for worker in tier):
+                return model
+        for model in models:
             return model
         raise NoWorker
 
@@ -232,7 +189,7 @@ class Fleet:
 
         It was reported, and if its model was ever published, it still is, or is still reported.
         """
-        reported = {key for worker in self if worker.report for key in worker.report.models}
+        reported = self.offers.reported
         published = (model_key(p.model, version) for p in self.publications for version in p.versions)
         kept = (k for k in self._seen if k in reported or not self.publications.was_published(k.rpartition("@")[0]))
         return dict.fromkeys([*kept, *published])
@@ -244,10 +201,27 @@ class Fleet:
         """
         choices = self.serving(wish)
         choices = [c for c in choices if c.worker.incarnation not in wish.exclude] or choices
-        free = [c for c in choices if c.has_room and c.expected_wait < wish.seconds * _WAIT_SHARE]
+        free = [c for c in choices if c.is_open(wish)]
         if not free:
             raise QueueFull("Every worker is full.", retry_after=min(c.expected_wait for c in choices))
         return sorted(free, key=lambda c: c.name)
+
+    def some_choices(self, wish: Wish) -> list[Choice]:
+        """As ``open_choices``, but of a large fleet only a few at random, if they will do.
+
+        They do when any is open and at least half are ready: else all have to be looked at, to trust the ejected ones
+        as well, to find the last free place, or to tell the shortest wait.
+        """
+        few = self._balancer.few
+        wish = self.labelled(wish)
+        offers = self.offers.ready(wish.model, wish.version, self.publications.of(wish.model), wish.key) if few else []
+        if len(offers) > 2 * few:
+            sample = self._random.sample(offers, few)
+            ready = [Choice(w, model_key(wish.model, v), wish.priority) for w, v in sample if w.state == "ready"]
+            some = [c for c in ready if c.is_open(wish) and c.is_wanted(wish)]
+            if some and len(ready) >= few * _PANIC_SHARE:
+                return some
+        return self.open_choices(wish)
 
     def serving(self, wish: Wish) -> list[Choice]:
         """The workers that serve it, with room or without.
@@ -295,19 +269,19 @@ class Fleet:
 
     def choose(self, wish: Wish) -> Choice:
         """The worker for one request, by its content or by the balancer. Raises as ``open_choices``."""
-        choices = self.open_choices(wish)
-        return by_content(choices, wish.digest) if wish.digest else self._balancer.choose(choices)
+        if wish.digest:
+            return by_content(self.open_choices(wish), wish.digest)
+        return self._balancer.choose(self.some_choices(wish))
 
     def caches(self, model: str) -> bool:
         """Whether a worker remembers answers of the model."""
-        reports = (worker.report.models for worker in self if worker.report)
-        return any(load.caches and key.rpartition("@")[0] == model for r in reports for key, load in r.items())
+        return model in self.offers.caching
 
     def _serving(self, workers: list[Worker], wish: Wish) -> list[Choice]:
         """Those that serve the version, the ready ones before those that will be."""
         published = self.publications.of(wish.model)
-        for tier in range(_TIER_COUNT):
-            offers = {worker: _versions(worker, wish.model, tier) for worker in workers}
+        for tier in self.offers.tiers(wish.model):
+            offers = {worker: tier[worker] for worker in workers if worker in tier}
             picked = pick(offers, version=wish.version, published=published, key=wish.key)
             if picked:
                 return [Choice(w, model_key(wish.model, version), wish.priority) for w, version in picked.items()]
@@ -326,7 +300,7 @@ class Fleet:
         deadline = time.monotonic() + patience
         while True:
             try:
-                self.open_choices(wish)
+                self.some_choices(wish)
                 return
             except NoWorker:
                 if time.monotonic() >= deadline:
@@ -335,9 +309,3 @@ class Fleet:
             with suppress(TimeoutError):
                 async with asyncio.timeout(deadline - time.monotonic()):
                     await self._turned_up.wait()
-
-
-def _versions(worker: Worker, model: str, tier: int) -> list[str]:
-    prefix = model_key(model, "")
-    models = worker.report.models.items() if worker.report else ()
-    return [key[len(prefix) :] for key, load in models if key.startswith(prefix) and _TIERS.get(load.status) == tier]

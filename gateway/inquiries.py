@@ -96,12 +96,14 @@ class Inquiries:
         raise failure
 
     async def ask_all(self, path: str, model: str | None = None, version: str | None = None) -> list[Any]:
-        """What every worker answers that has a version of the model, or any model, in no order.
+        """What every worker answers that has a version of the model, or any model, in no order; those of other gateways
+        as well.
 
         Raises ``NoWorker`` when there is none, and ``BadGateway`` when one of them does not answer, because a sum
         over the others would be wrong.
         """
-        asked = [(worker, key) for worker in _present(self._fleet) if (key := _one_of(worker, model, version))]
+        everyone = [*_present(self._fleet), *self._fleet.elsewhere]
+        asked = [(worker, key) for worker in everyone if (key := _one_of(worker, model, version))]
         if not asked:
             raise NoWorker
         answers = await asyncio.gather(*(self._get(worker, key, path) for worker, key in asked))
@@ -136,7 +138,7 @@ def _present(fleet: Fleet) -> Iterable[Worker]:
 
 def _one_of(worker: Worker, model: str | None, version: str | None) -> str:
     """A version of the model that the worker has, for a ticket to ask it with; empty when it has none."""
-    for key in worker.report.models if worker.report else ():
+    for key in worker.keys:
         name, _, number = key.rpartition("@")
         if model in (None, name) and version in (None, number):
             return key

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -19,7 +19,10 @@ import msgspec
 from discovery import Member
 from gateway.throughput import Rate, Throughput
 from shoal.documents import WorkerState
-from shoal.wire import LoadReport, ModelLoad, Priority
+from shoal.wire import LoadReport, ModelLoad, Priority, Status
+
+Offer = tuple[tuple[str, Status, bool], ...]
+"""Each model version that a worker reports, in which status, and whether it remembers answers."""
 
 STATES: tuple[WorkerState, ...] = ("ready", "draining", "ejected", "silent", "unreachable")
 
@@ -30,11 +33,13 @@ _FIRST_EJECTION, _LONGEST_EJECTION = 0.5, 10.0
 
 
 class Worker:
-    """One incarnation of a worker."""
+    """One incarnation of a worker. ``news`` is called when it reports another ``offer``."""
 
-    def __init__(self, member: Member) -> None:
+    def __init__(self, member: Member, news: Callable[[], None] = lambda: None) -> None:
         self.member = member
         self.report: LoadReport | None = None
+        self.offer: Offer = ()
+        self._news = news
         self.vanished: float | None = None
         self._reachable = False
         self._missed = 0
@@ -54,6 +59,11 @@ class Worker:
         return self.report.incarnation if self.report else self.member.incarnation
 
     @property
+    def keys(self) -> Collection[str]:
+        """Its model versions, as it says itself, or as discovery does."""
+        return self.report.models if self.report else self.member.models
+
+    @property
     def public_url(self) -> str | None:
         return self.member.public_url or (self.report.public_url if self.report else None)
 
@@ -67,6 +77,11 @@ class Worker:
         if self.report and self.report.draining:
             return "draining"
         return "ejected" if now < self._ejected_until else "ready"
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was last heard of."""
+        return time.monotonic() - self._heard
 
     @property
     def has_answered_since(self) -> bool:
@@ -89,6 +104,10 @@ class Worker:
             self._way(key).settle(load.arrived)
         self._throughput.add(report)
         self.report = report
+        offer = tuple([(key, load.status, load.caches) for key, load in report.models.items()])
+        if offer != self.offer:
+            self.offer = offer
+            self._news()
 
     def load(self, key: str) -> ModelLoad | None:
         return self.report.models.get(key) if self.report else None

@@ -18,6 +18,7 @@ from aiohttp import (
 )
 
 from gateway.replay import Body
+from shoal.tls import Calls, NotEncrypted
 
 _CONNECT_SECONDS = 2.0
 
@@ -54,12 +55,14 @@ class Answer:
 class Proxy:
     """Connections to the workers. Construct with ``Proxy.open``."""
 
-    def __init__(self, session: ClientSession) -> None:
+    def __init__(self, session: ClientSession, calls: Calls) -> None:
         self._session = session
+        self._calls = calls
 
     @classmethod
     @asynccontextmanager
-    async def open(cls) -> AsyncIterator[Proxy]:
+    async def open(cls, calls: Calls | None = None) -> AsyncIterator[Proxy]:
+        """``calls`` says how to speak to workers; by default in plain HTTP."""
         connector = TCPConnector(limit=0, keepalive_timeout=30)
         async with ClientSession(
             connector=connector,
@@ -67,7 +70,7 @@ class Proxy:
             auto_decompress=False,
             timeout=ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
         ) as session:
-            yield cls(session)
+            yield cls(session, calls or Calls(None, "worker"))
 
     async def send(self, url: str, body: Body, headers: Mapping[str, str], *, deadline: float) -> Answer:
         """POST ``body``. Raises ``NotSent`` or ``Broken``, and ``TimeoutError`` at ``deadline`` (monotonic)."""
@@ -83,10 +86,16 @@ class Proxy:
         timeout = ClientTimeout(total=max(0.001, deadline - time.monotonic()), sock_connect=_CONNECT_SECONDS)
         try:
             async with self._session.request(
-                method, url, data=body, headers=headers, timeout=timeout, allow_redirects=False
+                method,
+                url,
+                data=body,
+                headers=headers,
+                timeout=timeout,
+                allow_redirects=False,
+                **self._calls.terms(url),
             ) as response:
                 return Answer(response.status, response.headers, await response.read())
-        except ClientConnectorError as error:
+        except (ClientConnectorError, NotEncrypted) as error:
             raise NotSent(str(error)) from error
         except TimeoutError as error:
             if time.monotonic() < deadline - 0.01:  # the connection's own timeout

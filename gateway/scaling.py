@@ -7,8 +7,9 @@ docs/scaling.md explains the numbers.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from aiohttp import web
@@ -52,6 +53,20 @@ class Load:
     refusals_per_second: float = 0.0
     measured: float = WINDOW
 
+    def with_others(self, others: int) -> Load:
+        """Of a fleet with so many workers besides, which other gateways know. Ours are as good as any sample."""
+        if not self.workers or not others:
+            return self
+        factor = (self.workers + others) / self.workers
+        return replace(
+            self,
+            workers=self.workers + others,
+            busy=self.busy * factor,
+            waiting=self.waiting * factor,
+            images_per_second=self.images_per_second * factor,
+            queue_depth=round(self.queue_depth * factor),
+        )
+
     @property
     def utilisation(self) -> float:
         return self.busy / self.workers if self.workers else 0.0
@@ -84,18 +99,25 @@ class ScaleSignal:
     def answer(self, request: web.Request, fleet: Fleet) -> web.Response:
         """The answer to ``GET /v1/scale-signal``. Raises ``InvalidOption``."""
         target = round(http.number_of(request, "target", _TARGETS) or TARGET, 2)  # few: each is remembered
-        return http.json_response(self.document(fleet, fleet.refusals.per_second(), target))
+        return http.json_response(self.document(fleet, fleet.refusals.per_second(), target, fleet.elsewhere))
 
-    def document(self, workers: Iterable[Worker], refusals: Mapping[str, float], target: float) -> dict[str, Any]:
-        """The answer, JSON-ready."""
+    def document(
+        self,
+        workers: Iterable[Worker],
+        refusals: Mapping[str, float],
+        target: float,
+        elsewhere: Sequence[Worker] = (),
+    ) -> dict[str, Any]:
+        """The answer, JSON-ready. What is ``elsewhere`` is taken to be as busy as the ``workers``."""
         ready = [worker for worker in workers if worker.state == "ready" and _keys(worker)]
         models = sorted({key.rpartition("@")[0] for worker in ready for key in _keys(worker)} | {*refusals})
         self._before = {k: v for k, v in self._before.items() if k[0] in (_ALL, *models)}
-        loads = {model: _load_of(ready, model, refusals.get(model, 0.0)) for model in models}
+        others = Counter(model for worker in elsewhere for model in {key.rpartition("@")[0] for key in worker.keys})
+        loads = {m: _load_of(ready, m, refusals.get(m, 0.0)).with_others(others[m]) for m in models}
         return {
             "target": target,
             "window_seconds": WINDOW,
-            "total": self._said(_ALL, _total(ready, loads.values()), target),
+            "total": self._said(_ALL, _total(ready, loads.values(), len(elsewhere)), target),
             "models": {model: self._said(model, load, target) for model, load in loads.items()},
         }
 
@@ -138,12 +160,13 @@ def _reasons(load: Load, need: float, target: float, before: int, now: int) -> l
     return said
 
 
-def _total(ready: list[Worker], loads: Iterable[Load]) -> Load:
+def _total(ready: list[Worker], loads: Iterable[Load], elsewhere: int) -> Load:
     """Of all models together. A worker whose models share its devices is busy at most all the time."""
     every = list(loads)
+    busy = Load(len(ready), sum(_busy(worker, _keys(worker)) for worker in ready)).with_others(elsewhere)
     return Load(
-        workers=len(ready),
-        busy=sum(_busy(worker, _keys(worker)) for worker in ready),
+        workers=busy.workers,
+        busy=busy.busy,
         refused=sum(load.refused for load in every),
         waiting=sum(load.waiting for load in every),
         images_per_second=sum(load.images_per_second for load in every),

@@ -13,11 +13,12 @@ from shoal.version import VERSION
 
 
 def document(name: str, fleet: Fleet) -> dict[str, Any]:
-    """Every worker with its state and the load of its models, what is published of each model, and what this gateway
-    refused of late."""
+    """Every worker that it uses with its state and the load of its models, how many it leaves to other gateways, what
+    is published of each model, and what this gateway refused of late."""
     return {
         "gateway": name,
         "version": VERSION,
+        "elsewhere": len(fleet.elsewhere),
         "workers": [_worker(worker) for worker in sorted(fleet, key=lambda w: w.member.name)],
         "models": {
             publication.model: {

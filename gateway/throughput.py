@@ -16,6 +16,7 @@ WINDOW = 30.0
 """Seconds that a rate is an average of."""
 
 _SAMPLE_EVERY = 1.0
+_KEPT_EVERY = 3.0  # of every worker, so few
 
 
 @dataclass(frozen=True)
@@ -56,40 +57,49 @@ class Count(NamedTuple):
 
 
 class Throughput:
-    """The cumulative counts that one worker has reported within the window. All times are on that worker's clock."""
+    """The cumulative counts that one worker has reported within the window. All times are on that worker's clock.
+
+    Only the counts are kept: whole reports of a large fleet would be most of a gateway's memory.
+    """
 
     def __init__(self) -> None:
-        self._reports: deque[LoadReport] = deque()
+        self._samples: deque[tuple[float, dict[str, Count]]] = deque()
         self._latest: LoadReport | None = None
 
     def __repr__(self) -> str:
-        return f"<Throughput of {len(self._reports)} reports>"
+        return f"<Throughput of {len(self._samples)} reports>"
 
     def add(self, report: LoadReport) -> None:
-        """Take a report, the latest; of many in a second the first stays. Another incarnation's counts begin anew."""
+        """Take a report, the latest; of many in 3 s the first stays. Another incarnation's counts begin anew."""
         if self._latest and self._latest.incarnation != report.incarnation:
-            self._reports.clear()
+            self._samples.clear()
         self._latest = report
-        while self._reports and report.measured - self._reports[0].measured > WINDOW:
-            self._reports.popleft()
-        if not self._reports or report.measured - self._reports[-1].measured >= _SAMPLE_EVERY:
-            self._reports.append(report)
+        while self._samples and report.measured - self._samples[0][0] > WINDOW:
+            self._samples.popleft()
+        if not self._samples or report.measured - self._samples[-1][0] >= _KEPT_EVERY:
+            self._samples.append((report.measured, self._counts(report)))
+
+    def _counts(self, report: LoadReport) -> dict[str, Count]:
+        """Of every model version. Equal ones are kept once: most workers have versions that nobody asks for."""
+        last = self._samples[-1][1] if self._samples else {}
+        counts = {key: Count.of(report, key) for key in report.models}
+        return last if counts == last else counts
 
     @property
     def seconds(self) -> float:
         """How long the worker has been measured, the window at the most."""
-        return self._latest.measured - self._reports[0].measured if self._latest and self._reports else 0.0
+        return self._latest.measured - self._samples[0][0] if self._latest and self._samples else 0.0
 
     def rate(self, key: str) -> Rate:
         """How fast a model version was. Counts that have begun anew within the window are counted from there."""
         now = self._latest.models.get(key) if self._latest else None
-        first = next((report for report in self._reports if key in report.models), None)
+        first = next((sample for sample in self._samples if key in sample[1]), None)
         if self._latest is None or now is None or first is None:
             return Rate()
-        length = self._latest.measured - first.measured
+        length = self._latest.measured - first[0]
         if length < _SAMPLE_EVERY:
             return Rate()
-        done = Count.of(self._latest, key).since(Count.of(first, key))
+        done = Count.of(self._latest, key).since(first[1][key])
         busy = min(1.0, done.busy / (length * max(1, now.processes)))
         return Rate(done.images / length, busy, done.seconds / max(1, done.answers))
 

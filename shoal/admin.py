@@ -1,4 +1,7 @@
-"""The admin listener: what an operator may ask of one process, on a unix socket that only its owner can open."""
+"""The admin listener: what an operator may ask of one process.
+
+It is a unix socket that only its owner can open, or ``https://HOST:PORT`` for certificates that name ``admin.shoal``.
+"""
 
 from __future__ import annotations
 
@@ -6,28 +9,50 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from shoal import service, sockets
+from shoal import callers, service, sockets
+from shoal.errors import ShoalError
+from shoal.http import Handler
+from shoal.tls import Certificate
 
 _FINISH_SECONDS = 1.0
 
 
 @asynccontextmanager
-async def listening(path: str | Path, calls: Iterable[web.AbstractRouteDef]) -> AsyncIterator[None]:
-    """Serve ``calls`` on the unix socket ``path`` (empty: nowhere), which is gone afterwards.
+async def listening(
+    place: str | Path, calls: Iterable[web.AbstractRouteDef], certificate: Certificate | None = None
+) -> AsyncIterator[None]:
+    """Serve ``calls`` at ``place``: a unix socket, which is gone afterwards, or ``https://HOST:PORT``; empty: nowhere.
 
     Raises ``OSError`` when another process serves there.
     """
-    if not path:
+    if not place:
         yield
         return
     app = web.Application()
     app.add_routes(calls)
-    with sockets.bound(path) as sock:
-        async with service.listening(app, [sock], drain_timeout=_FINISH_SECONDS):
+    if not str(place).startswith("https://"):
+        with sockets.bound(place) as sock:
+            async with service.listening(app, [sock], drain_timeout=_FINISH_SECONDS):
+                yield
+        return
+    assert certificate is not None  # the settings see to it
+    app.middlewares.extend((_refusals, callers.only(callers.ADMIN)))
+    parts = urlsplit(str(place))
+    with service.bind(parts.hostname or "", parts.port or 0) as sock:
+        async with service.listening(app, [sock], drain_timeout=_FINISH_SECONDS, certificate=certificate):
             yield
+
+
+@web.middleware
+async def _refusals(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except ShoalError as error:
+        return web.json_response({"error": error.message}, status=error.status)
 
 
 def calls(state: Callable[[], Mapping[str, Any]], stop: service.Stop) -> list[web.AbstractRouteDef]:

@@ -114,10 +114,11 @@ class StatusOfModel(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """Every worker, and what is published."""
+    """Every worker that the gateway uses, how many are ``elsewhere``, for other gateways, and what is published."""
 
     gateway: str
     version: str
+    elsewhere: Count
     workers: list[StatusOfWorker]
     models: dict[str, StatusOfModel]
     refusals_per_second: dict[str, Quantity]

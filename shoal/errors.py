@@ -50,6 +50,7 @@
     │   └── NoWorker                 503 no_worker           retryable
     ├── DeadlineExceeded             504 deadline_exceeded
     └── ConnectionFailed             (client side) connection_failed  retryable
+        └── UntrustedServer          (client side) untrusted_server
 
 ``retryable`` means that the same request may succeed if it is sent again, to another worker or after
 ``retry_after`` seconds. A ``code`` never changes its meaning and is never reused.
@@ -103,6 +104,7 @@ __all__ = [
     "UnknownPath",
     "UnknownWorker",
     "UnsupportedImage",
+    "UntrustedServer",
     "UploadTimeout",
     "UriTooLong",
     "UrlDisabled",
@@ -141,15 +143,8 @@ class ShoalError(Exception):
 
     def body(self, request_id: str) -> dict[str, Any]:
         """The JSON body of the answer. ``success`` is there for clients of the origin systems."""
-        return {
-            "success": False,
-            "error": {
-                "code": self.code,
-                "message": self.message,
-                "request_id": request_id,
-                "retryable": self.retryable,
-            },
-        }
+        told = {"code": self.code, "message": self.message, "request_id": request_id, "retryable": self.retryable}
+        return {"success": False, "error": told}
 
 
 class InvalidRequest(ShoalError):
@@ -383,6 +378,11 @@ class ConnectionFailed(ShoalError):
 
     status, code, retryable = 0, "connection_failed", True
     summary = "The connection failed before an answer came."
+
+
+class UntrustedServer(ConnectionFailed):
+    code, retryable = "untrusted_server", False
+    summary = "A gateway's certificate is not good: name its authority with the client's 'ca', or use the name in it."
 
 
 def every(root: type[ShoalError] = ShoalError) -> Iterator[type[ShoalError]]:

@@ -24,7 +24,9 @@ __all__ = ["DidNotStart", "Node", "Plan", "Running", "cluster"]
 _SERVICES: tuple[Service, ...] = ("worker", "gateway")  # in the order in which they start
 _ROLES = ("gateway", "worker", "front", "model", "courier", "redis")
 _REPOSITORY = "repository"
-_OUR_PAGES = "http://127.0.0.1:*,http://localhost:*"  # a gateway's port is not known when its workers start
+_OUR_PAGES = ",".join(  # a gateway's port is not known when its workers start
+    f"{scheme}://{host}:*" for scheme in ("http", "https") for host in ("127.0.0.1", "localhost")
+)
 _GRACE = {"worker": 2, "gateway": 0.5}  # enough to hear of it here, where everybody polls and nobody is far away
 
 

@@ -55,6 +55,7 @@ def table() -> str:
 
 def _gateway() -> Iterator[Any]:
     yield from _of(metrics.GatewayMetrics(CollectorRegistry()))
+    yield from metrics.CertificateExpiry().collect()
     yield from metrics.BuildInfo().collect()
 
 
@@ -62,6 +63,7 @@ def _worker() -> Iterator[Any]:
     for kind in (metrics.FrontMetrics, metrics.ModelMetrics, metrics.SupervisorMetrics, metrics.CourierMetrics):
         yield from _of(kind(CollectorRegistry()))
     yield from metrics.NodeMetrics().collect()
+    yield from metrics.CertificateExpiry().collect()
     yield from metrics.BuildInfo().collect()
 
 

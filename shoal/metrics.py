@@ -22,6 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from shoal import metric_files
+from shoal.tls import Certificate
 from shoal.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -244,6 +245,23 @@ class NodeMetrics(Collector):
 
     def collect(self) -> Iterable[Metric]:
         return [*vars(self).values()]
+
+
+class CertificateExpiry(Collector):
+    """Until when the certificates of a process's listeners are good."""
+
+    def __init__(self, certificates: Iterable[Certificate] = ()) -> None:
+        self._certificates = certificates
+
+    def collect(self) -> Iterable[Metric]:
+        expiry = GaugeMetricFamily(
+            "shoal_certificate_expiry_timestamp_seconds",
+            "When the certificate of the listener (public or internal) expires.",
+            labels=["listener"],
+        )
+        for certificate in self._certificates:
+            expiry.add_metric([certificate.listener], certificate.expires)
+        return [expiry]
 
 
 class BuildInfo(Collector):

@@ -24,6 +24,8 @@ from typing import Any
 import uvloop
 from aiohttp import web
 
+from shoal.tls import Certificate
+
 log = logging.getLogger(__name__)
 
 
@@ -84,9 +86,13 @@ async def lines_of_stdin() -> AsyncIterator[bytes]:
 
 @asynccontextmanager
 async def listening(
-    app: web.Application, sockets: Sequence[socket.socket], *, drain_timeout: float
+    app: web.Application,
+    sockets: Sequence[socket.socket],
+    *,
+    drain_timeout: float,
+    certificate: Certificate | None = None,
 ) -> AsyncIterator[None]:
-    """Serve ``app`` on bound sockets; on leaving, accept nothing more and let what runs finish."""
+    """Serve ``app`` on bound sockets, over TLS with a certificate; on leaving, accept no more and finish what runs."""
     runner = web.AppRunner(
         app,
         handler_cancellation=True,
@@ -96,9 +102,10 @@ async def listening(
         auto_decompress=False,
     )
     await runner.setup()
+    context = certificate.serving if certificate else None
     try:
         for sock in sockets:
-            await web.SockSite(runner, sock, backlog=1024).start()
+            await web.SockSite(runner, sock, backlog=1024, ssl_context=context).start()
         yield
     finally:
         await runner.cleanup()
@@ -123,13 +130,14 @@ def bind(host: str, port: int) -> socket.socket:
     return sock
 
 
-def url_of(host: str, sock: socket.socket) -> str:
+def url_of(host: str, sock: socket.socket, *, encrypted: bool = False) -> str:
     """The URL of a bound socket; a wildcard address is named by this machine's host name."""
     port = sock.getsockname()[1]
     host = host.strip("[]")
     if host in ("0.0.0.0", "::", ""):  # noqa: S104
         host = socket.getfqdn()
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "https" if encrypted else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 @asynccontextmanager

@@ -229,6 +229,8 @@ class GatewaySettings(Settings):
     ticket_lifetime: Annotated[float, Field(ge=1, le=300)] = Field(15.0, description="of a ticket, seconds")
     balancer: Literal["least_expected_wait", "round_robin"] = Field("least_expected_wait", description="how to route")
     poll_interval: Annotated[float, Field(ge=0.05, le=1)] = Field(0.5, description="between load reports, seconds")
+    whole_fleet: Count = Field(400, description="most workers that a gateway uses; of more it uses its part of them")
+    gateways_per_worker: Count = Field(4, description="gateways that use each worker when none uses all")
     patience: Seconds = Field(2.0, description="longest wait for a worker to turn up before 503, seconds")
     replay_body_bytes: Count = Field(8 * MIB, description="largest body that can be sent again, bytes")
     replay_total_bytes: Count = Field(256 * MIB, description="all such bodies together, bytes")

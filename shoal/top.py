@@ -60,7 +60,7 @@ def _interval(text: str) -> float:
 
 
 def _client(options: argparse.Namespace, timeout: float) -> AsyncClient:
-    return AsyncClient(options.gateway, api_key=options.api_key, timeout=timeout)
+    return AsyncClient(options.gateway, api_key=options.api_key, timeout=timeout, ca=options.ca)
 
 
 async def _status(options: argparse.Namespace) -> int:
@@ -218,9 +218,11 @@ def _heading(document: Mapping[str, Any]) -> list[str]:
     counted = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(sorted(states)))
     loads = [load for _, key, load in _loads(document) if load]
     refused = sum(document.get("refusals_per_second", {}).values())
+    elsewhere = document.get("elsewhere", 0)
     return [
         f"{_printable(document['gateway'])} {_printable(document['version'])}   {len(states)} workers"
-        + (f": {counted}" if states else ""),
+        + (f": {counted}" if states else "")
+        + (f"   {elsewhere} elsewhere" if elsewhere else ""),
         f"{_sum(loads, 'images_per_second'):.1f} images/s   {_sum(loads, 'queue_depth'):.0f} waiting   "
         f"{refused:.1f} refused/s",
     ]

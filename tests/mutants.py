@@ -27,6 +27,48 @@ class Mutant:
 
 MUTANTS = (
     Mutant(
+        "who has no certificate of the authority gets no connection",
+        "shoal/tls.py",
+        "context.verify_mode = ssl.CERT_REQUIRED",
+        "context.verify_mode = ssl.CERT_NONE",
+        "tests/test_tls.py::test_only_certificates_of_the_ca_connect",
+    ),
+    Mutant(
+        "a certificate's role decides who may call what",
+        "shoal/callers.py",
+        "if wanted is not None and not roles & wanted:",
+        "if wanted is not None and not roles:",
+        "tests/test_tls.py::test_who_may_call_what",
+    ),
+    Mutant(
+        "who has a certificate speaks to nobody without one",
+        "shoal/tls.py",
+        'if not url.startswith("https://"):',
+        "if not url:",
+        "tests/test_tls.py::test_a_caller_expects_a_role",
+    ),
+    Mutant(
+        "a new certificate that is broken changes nothing",
+        "shoal/tls.py",
+        "        except (OSError, ValueError) as error:\n            log.error(",
+        "        except KeyError as error:\n            log.error(",
+        "tests/test_tls.py::test_a_broken_file_keeps_the_certificate",
+    ),
+    Mutant(
+        "no child of a service speaks to systemd for it",
+        "shoal/notify.py",
+        '(os.environ.pop(n, "") for n',
+        '(os.environ.get(n, "") for n',
+        "tests/test_notify.py::test_what_systemd_asks_is_taken_from_the_environment",
+    ),
+    Mutant(
+        "a service that is not of use is not alive to systemd",
+        "shoal/notify.py",
+        "            if not lost:\n",
+        "            if lost or not lost:\n",
+        "tests/test_notify.py::test_it_is_alive_only_while_what_it_needs_holds",
+    ),
+    Mutant(
         "nobody who dies takes a job along that was promised by a 202",
         "worker/job_requests.py",
         "replace(offer, front=id, job",
@@ -265,6 +307,41 @@ MUTANTS = (
         "tests/test_fleet.py::test_requests_to_a_worker_that_falls_silent_are_given_up",
     ),
     Mutant(
+        "of a large fleet a lookup looks at a few workers only",
+        "gateway/fleet.py",
+        "if len(offers) > 2 * few:",
+        "if not offers:",
+        "tests/test_large_fleets.py::test_of_a_large_fleet_only_a_few_workers_are_looked_at",
+    ),
+    Mutant(
+        "a large fleet that breaks is trusted all the same",
+        "gateway/fleet.py",
+        "if some and len(ready) >= few * _PANIC_SHARE:",
+        "if some:",
+        "tests/test_large_fleets.py::test_a_large_fleet_that_breaks_is_trusted_all_the_same",
+    ),
+    Mutant(
+        "every worker of a large fleet has several gateways",
+        "gateway/subsets.py",
+        "while len(found) < self._copies:",
+        "while len(found) < 1:",
+        "tests/test_large_fleets.py::test_every_worker_of_a_large_fleet_has_as_many_gateways_as_it_should",
+    ),
+    Mutant(
+        "no gateway of a large fleet is without a model that few workers have",
+        "gateway/subsets.py",
+        "return ours | set(self._scarce(members, ours))",
+        "return ours",
+        "tests/test_large_fleets.py::test_no_gateway_is_without_a_model_that_few_workers_have",
+    ),
+    Mutant(
+        "an answer to a poll that comes too late is not taken for the next one",
+        "gateway/line.py",
+        "would be taken for that to the next question\n            self.close()\n",
+        "would be taken for that to the next question\n",
+        "tests/test_large_fleets.py::test_an_answer_that_comes_too_late_is_not_taken_for_the_next_one",
+    ),
+    Mutant(
         "when most workers are ejected, all are trusted",
         "gateway/fleet.py",
         "_PANIC_SHARE = 0.5",
@@ -274,8 +351,8 @@ MUTANTS = (
     Mutant(
         "what cannot be answered in time is refused at once",
         "gateway/fleet.py",
-        "if c.has_room and c.expected_wait < wish.seconds * _WAIT_SHARE]",
-        "if c.has_room]",
+        "return self.room > 0 and self.expected_wait < wish.seconds * _WAIT_SHARE",
+        "return self.room > 0",
         "tests/test_fleet.py::test_who_cannot_be_answered_in_time_is_refused_at_once",
     ),
     Mutant(

@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from manual import bandwidth, reference
+from discovery import blocking_query
+from gateway import roster
+from manual import bandwidth, reference, scaling
+from shoal.settings import GatewaySettings
 from tests.clusters import Cluster
 from tests.needs import need
 from tests.pages import ROOT, Unclear, reader, steps
@@ -103,6 +106,33 @@ def test_the_tables_of_the_bandwidth_are_computed() -> None:
     page = (ROOT / "docs" / "direct-upload.md").read_text(encoding="utf-8")
     assert f"<!-- table: loads -->\n\n{bandwidth.loads()}\n" in page, "python -m manual.bandwidth"
     assert f"<!-- table: limits -->\n\n{bandwidth.limits()}\n" in page, "python -m manual.bandwidth"
+
+
+def test_the_tables_of_the_growth_are_computed() -> None:
+    page = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    for name, table in (("units", scaling.units()), ("growth", scaling.growth()), ("limits", scaling.limits())):
+        assert f"<!-- table: {name} -->\n\n{table}\n" in page, "python -m manual.scaling"
+
+
+def test_the_model_of_the_growth_knows_how_gateways_behave() -> None:
+    fields = GatewaySettings.model_fields
+    assert fields["whole_fleet"].default == scaling.WHOLE_FLEET
+    assert fields["gateways_per_worker"].default == scaling.GATEWAYS_PER_WORKER
+    assert fields["poll_interval"].default == scaling.POLL_INTERVAL
+    assert (roster.LONGEST_INTERVAL, roster.POLLS_PER_SECOND) == (scaling.LONGEST_INTERVAL, scaling.POLLS_PER_SECOND)
+    assert (blocking_query.PAUSE, blocking_query.rest(1)) == (scaling.PAUSE, scaling.REST)
+
+
+@pytest.mark.parametrize("nodes", [2, 200, 400])
+def test_a_fleet_that_is_not_large_is_used_whole(nodes: int) -> None:
+    assert scaling.plan(nodes).used == nodes
+
+
+def test_a_gateway_of_a_large_fleet_costs_what_one_of_a_small_fleet_does() -> None:
+    small, large = scaling.plan(200), scaling.plan(2000)
+    assert large.gateway_polls <= small.gateway_polls
+    assert large.worker_polls <= small.worker_polls
+    assert 8 < large.gateways / small.gateways < 12
 
 
 @pytest.mark.cluster

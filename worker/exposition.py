@@ -13,7 +13,8 @@ from prometheus_client import CollectorRegistry
 
 from shoal import metrics
 from shoal.errors import NotReady
-from shoal.metrics import NodeMetrics
+from shoal.metrics import CertificateExpiry, NodeMetrics
+from shoal.tls import Certificate
 from shoal.wire import LoadReport
 from worker.load_reports import LoadReports
 from worker.queue import Queue, QueueUnavailable
@@ -21,7 +22,9 @@ from worker.queue import Queue, QueueUnavailable
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
-async def response(registry: CollectorRegistry, reports: LoadReports, queue: Queue) -> web.Response:
+async def response(
+    registry: CollectorRegistry, reports: LoadReports, queue: Queue, certificates: Sequence[Certificate] = ()
+) -> web.Response:
     """The whole of it; what a node without a queue or a supervisor cannot know is left out."""
     now = NodeMetrics()
     if reports.is_informed:
@@ -31,7 +34,7 @@ async def response(registry: CollectorRegistry, reports: LoadReports, queue: Que
     if reports.caches:
         with suppress(QueueUnavailable):
             now.cache_bytes.add_metric([], await queue.cached_bytes())
-    text = await asyncio.to_thread(_text, registry, now, reports.state.pids)
+    text = await asyncio.to_thread(_text, registry, now, reports.state.pids, CertificateExpiry(certificates))
     return web.Response(body=text, headers={"Content-Type": metrics.CONTENT_TYPE})
 
 
@@ -53,10 +56,12 @@ def _add_load(now: NodeMetrics, report: LoadReport) -> None:
         now.capacity.add_metric([key], load.capacity)
 
 
-def _text(registry: CollectorRegistry, now: NodeMetrics, pids: Mapping[str, Sequence[int]]) -> bytes:
+def _text(
+    registry: CollectorRegistry, now: NodeMetrics, pids: Mapping[str, Sequence[int]], expiry: CertificateExpiry
+) -> bytes:
     for role, processes in pids.items():
         now.memory.add_metric([role], sum(map(_resident, processes)))
-    return metrics.exposition(registry, now)
+    return metrics.exposition(registry, now, expiry)
 
 
 def _resident(pid: int) -> int:

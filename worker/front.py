@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 from aiohttp import web
 
-from shoal import access, cors, http, metrics, paths, processes
+from shoal import access, callers, cors, http, metrics, paths, processes, tls
 from shoal.documents import Live, Ready
 from shoal.errors import DeadlineExceeded, MissingTicket, NotReady, QueueFull, ShoalError, SpentTicket
 from shoal.tickets import Ticket, Verifier
@@ -78,6 +78,7 @@ class Front:
         jobs: JobRequests,
         front_metrics: metrics.FrontMetrics,
         tracer: Tracer = OFF,
+        certificates: Sequence[tls.Certificate | None] = (),
     ) -> None:
         self._orders = orders
         self._limits = orders.limits
@@ -87,6 +88,7 @@ class Front:
         self._jobs = jobs
         self._metrics = front_metrics
         self._tracer = tracer
+        self._certificates = [certificate for certificate in certificates if certificate]
         self._verifier = Verifier(Path(orders.ticket_keys), orders.incarnation) if orders.ticket_keys else None
         self._reports = LoadReports(
             queue,
@@ -140,6 +142,8 @@ class Front:
     def internal_app(self) -> web.Application:
         """What gateways, checks and Prometheus may reach as well."""
         app = self.public_app()
+        if self._orders.internal_certificate:
+            app.middlewares.append(callers.only(callers.WORKER))
         app.router.add_get("/readyz", self._ready)
         app.router.add_get("/load", self._load)
         app.router.add_get("/metrics", self._exposition)
@@ -340,7 +344,7 @@ class Front:
         return web.Response(text="Welcome to Shoal. This is a worker: POST an image to /predict with a ticket.\n")
 
     async def _exposition(self, request: web.Request) -> web.Response:
-        return await exposition.response(self._metrics.registry, self._reports, self._queue)
+        return await exposition.response(self._metrics.registry, self._reports, self._queue, self._certificates)
 
 
 @contextmanager

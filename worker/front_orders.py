@@ -50,3 +50,5 @@ class Orders(msgspec.Struct, frozen=True):
     ticket_keys: str
     limits: Limits
     log_level: str
+    public_certificate: tuple[str, ...] = ()  # files: certificate, key
+    internal_certificate: tuple[str, ...] = ()  # and the CA

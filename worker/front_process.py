@@ -10,11 +10,12 @@ import socket
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import msgspec
 from prometheus_client import CollectorRegistry
 
-from shoal import logs, metrics, processes, service
+from shoal import logs, metrics, processes, service, tls
 from shoal.traces import tracing
 from worker.fetching import Fetcher
 from worker.front import Front
@@ -27,16 +28,22 @@ from worker.submissions import Submissions
 
 
 @asynccontextmanager
-async def _serving(front: Front, orders: Orders) -> AsyncIterator[None]:
+async def _serving(
+    front: Front, orders: Orders, public_certificate: tls.Certificate | None, certificate: tls.Certificate | None
+) -> AsyncIterator[None]:
     """Both listeners, on the sockets that the supervisor bound."""
     drain_timeout = orders.limits.drain_timeout
     public = [socket.socket(fileno=number) for number in orders.public_sockets]
     internal = [socket.socket(fileno=number) for number in orders.internal_sockets]
     async with (
-        service.listening(front.internal_app(), internal, drain_timeout=drain_timeout),
-        service.listening(front.public_app(), public, drain_timeout=drain_timeout),
+        service.listening(front.internal_app(), internal, drain_timeout=drain_timeout, certificate=certificate),
+        service.listening(front.public_app(), public, drain_timeout=drain_timeout, certificate=public_certificate),
     ):
         yield
+
+
+def _files(names: tuple[str, ...]) -> tls.Files | None:
+    return tls.Files(*map(Path, names)) if names else None
 
 
 async def _main() -> int:
@@ -65,11 +72,14 @@ async def _main() -> int:
                 most=limits.url_fetches,
             ) as fetcher,
             tracing("front", orders.front) as tracer,
+            tls.followed(_files(orders.public_certificate), "public") as public_certificate,
+            tls.followed(_files(orders.internal_certificate), "internal") as certificate,
         ):
             jobs = JobRequests.of(orders, records, front_metrics)
             receiver = Receiver(limits, decoders, fetcher)
-            front = Front(orders, queue, submissions, receiver, jobs, front_metrics, tracer)
-            async with service.background(front.follow(lines)), _serving(front, orders):
+            certificates = [public_certificate, certificate]
+            front = Front(orders, queue, submissions, receiver, jobs, front_metrics, tracer, certificates)
+            async with service.background(front.follow(lines)), _serving(front, orders, *certificates):
                 processes.tell_parent({"event": "ready"})
                 await stop.requested()
     return 0

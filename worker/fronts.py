@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from shoal import metrics
+from shoal import metrics, tls
 from shoal.keeper import Keeper
 from shoal.metrics import SupervisorMetrics
 from shoal.processes import Child
@@ -128,6 +128,8 @@ class Fronts:
             internal_sockets=[place.internal.fileno()],
             ticket_keys=str(self._settings.ticket_keys or ""),
             log_level=self._settings.log_level,
+            public_certificate=_names(self._settings.public_files),
+            internal_certificate=_names(self._settings.internal_files),
             limits=msgspec.convert(self._settings.model_dump(include=set(Limits.__struct_fields__)), Limits),
         )
         child = await Child.start(
@@ -169,3 +171,7 @@ class Fronts:
             await self._queue.forget_front(name)
         except QueueUnavailable:
             log.info("nothing to clean up after a front: the queue is away", extra={"front": name})
+
+
+def _names(files: tls.Files | None) -> tuple[str, ...]:
+    return tuple(map(str, files.all)) if files else ()

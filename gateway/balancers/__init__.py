@@ -14,7 +14,12 @@ __all__ = ["BALANCERS", "Balancer", "Candidate", "by_content"]
 
 
 class Balancer(Protocol):
-    """Chooses one of the candidates, of which there is at least one, in a stable order."""
+    """Chooses one of the candidates, of which there is at least one, in a stable order.
+
+    ``few`` random ones are enough for it in a large fleet; 0 if it needs them all.
+    """
+
+    few: int
 
     def choose(self, candidates: Sequence[C]) -> C: ...
 

@@ -10,6 +10,8 @@ from gateway.balancers.candidate import C
 class RoundRobin:
     """For fleets of equal machines, and to compare the other balancers with."""
 
+    few = 0
+
     def __init__(self) -> None:
         self._turn = 0
 

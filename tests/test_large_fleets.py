@@ -1,0 +1,406 @@
+"""Many workers: the index of their offers, the choice among a few, the parts of the gateways, and a simulated fleet."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import pytest
+from aiohttp import ClientSession
+from prometheus_client import CollectorRegistry
+
+from bench.fleet.gateways import Load, look_up, predict, told
+from bench.fleet.simulated import SimulatedWorker
+from bench.fleet.workers import Order
+from bench.fleet.world import fleet as simulated_fleet
+from discovery import Member
+from discovery.latest import Latest
+from discovery.publications import Publications
+from gateway.balancers import BALANCERS
+from gateway.fleet import Fleet, Wish
+from gateway.known_worker import Worker
+from gateway.line import Line
+from gateway.offers import Offers
+from gateway.roster import Roster
+from gateway.scaling import ScaleSignal
+from gateway.subsets import Subset
+from shoal import tickets
+from shoal.errors import QueueFull
+from shoal.metrics import GatewayMetrics
+from shoal.tls import Calls
+from shoal.wire import LoadReport, ModelLoad, Status
+from tests.clusters import eventually_async
+from tests.consul_server import ConsulServer, find_consul
+from tests.needs import need
+
+PLAIN = Calls(None, "worker")
+WISH = Wish("digits", public=True)
+
+
+def load(depth: int = 0, *, capacity: int = 100, status: Status = "ready", caches: bool = False) -> ModelLoad:
+    free = max(0, capacity - depth)
+    return ModelLoad(status, queue_depth=depth, slots=free, bulk_slots=free, seconds_per_image=0.01, caches=caches)
+
+
+def member(name: str, *keys: str, url: str = "http://w") -> Member:
+    return Member("worker", name, f"{name}-1", url, url, models=dict.fromkeys(keys or ("digits@1",), "ready"))
+
+
+def worker(name: str, models: Mapping[str, ModelLoad], news: Callable[[], None] = lambda: None) -> Worker:
+    found = Worker(member(name), news)
+    found.settle(LoadReport(name, f"{name}-1", measured=1.0, models=dict(models)))
+    return found
+
+
+def fleet_of(workers: Sequence[Worker], balancer: str = "least_expected_wait") -> Fleet:
+    """A fleet that knows these, and polls nobody."""
+    metrics = GatewayMetrics(CollectorRegistry())
+    fleet = Fleet(BALANCERS[balancer](), metrics, Publications())
+    subset = Subset("g", above=1000, copies=1)
+    fleet._roster = Roster("g", PLAIN, 30, metrics, subset, news=fleet._forget_offers, turned_up=lambda _: None)
+    fleet._roster._workers = {each.incarnation: each for each in workers}
+    fleet._random = random.Random(7)
+    return fleet
+
+
+# The index
+
+
+def test_the_index_is_made_anew_only_when_an_offer_changes() -> None:
+    told: list[str] = []
+    one = worker("a", {"digits@1": load(1)}, lambda: told.append("news"))
+    assert told == ["news"]
+    for measured, state in enumerate((load(5), load(9, capacity=9), load(0)), start=2):
+        one.settle(LoadReport("a", "a-1", measured=measured, models={"digits@1": state}))
+    assert told == ["news"]
+    for measured, models in enumerate(
+        ({"digits@1": load(status="stalled")}, {"digits@2": load()}, {"digits@2": load(caches=True)}, {}), start=10
+    ):
+        told.clear()
+        one.settle(LoadReport("a", "a-1", measured=measured, models=models))
+        assert told == ["news"], models
+
+
+def test_the_index_says_what_is_reported_what_is_offered_and_what_is_cached() -> None:
+    offers = Offers(
+        [
+            worker("a", {"digits@1": load(), "faces@1": load(status="failed")}),
+            worker("b", {"digits@1": load(), "digits@2": load(status="stalled"), "cats@1": load(caches=True)}),
+        ]
+    )
+    assert list(offers.reported) == ["digits@1", "faces@1", "digits@2", "cats@1"]
+    assert offers.caching == {"cats"}
+    first, second = ({w.member.name: v for w, v in tier.items()} for tier in offers.tiers("digits"))
+    assert (first, second) == ({"a": ["1"], "b": ["1"]}, {"b": ["2"]})
+    assert not any(offers.tiers("faces"))
+    assert offers.tiers("unheard-of") == ()
+    ready = offers.ready("digits", None, None, "")
+    assert [(w.member.name, version) for w, version in ready] == [("a", "1"), ("b", "1")]
+    assert offers.ready("digits", None, None, "") is ready, "it is remembered"
+    assert offers.ready("digits", "2", None, "") == []
+
+
+# The choice among a few
+
+
+def test_of_a_large_fleet_only_a_few_workers_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at: set[str] = set()
+    room = Worker.room
+
+    def noted(self: Worker, *arguments: object) -> int:
+        looked_at.add(self.member.name)
+        return room(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Worker, "room", noted)
+    for count, most in ((2, 2), (16, 16), (17, 8), (100, 8)):
+        fleet = fleet_of([worker(f"w{n}", {"digits@1": load()}) for n in range(count)])
+        looked_at.clear()
+        fleet.choose(WISH)
+        assert len(looked_at) == most, count
+
+
+def test_the_best_of_a_few_is_nearly_the_best_of_all() -> None:
+    fleet = fleet_of([worker(f"w{n:03}", {"digits@1": load(n)}) for n in range(100)])
+    chosen = [int(fleet.choose(WISH).name[1:]) for _ in range(2000)]
+    assert sum(depth < 25 for depth in chosen) > 0.85 * len(chosen)  # 1 - 0.75 ** 8 = 0.9
+    assert sum(depth > 50 for depth in chosen) < 0.02 * len(chosen)
+
+
+def test_a_large_fleet_is_filled_evenly() -> None:
+    fleet = fleet_of([worker(f"w{n:03}", {"digits@1": load()}) for n in range(100)])
+    counts: Counter[str] = Counter()
+    for _ in range(2000):
+        choice = fleet.choose(WISH)
+        choice.worker.reserve(choice.key, 1)
+        counts[choice.name] += 1
+    assert len(counts) == 100
+    assert max(counts.values()) <= 23  # 20 each; at random it would be over 30
+
+
+def test_workers_in_turn_are_all_in_turn_however_many() -> None:
+    fleet = fleet_of([worker(f"w{n:03}", {"digits@1": load()}) for n in range(50)], "round_robin")
+    assert len({fleet.choose(WISH).name for _ in range(50)}) == 50
+
+
+def test_the_last_free_place_of_a_large_fleet_is_found() -> None:
+    full = [worker(f"w{n:03}", {"digits@1": load(100)}) for n in range(99)]
+    fleet = fleet_of([*full, worker("free", {"digits@1": load(99)})])
+    assert fleet.choose(WISH).name == "free"
+    with pytest.raises(QueueFull) as caught:
+        fleet.choose(Wish("digits", public=True, seconds=0.5))
+    assert caught.value.retry_after == pytest.approx(0.99)
+
+
+def test_who_is_excluded_is_not_among_the_few() -> None:
+    fleet = fleet_of([worker(f"w{n:03}", {"digits@1": load(n)}) for n in range(40)])
+    excluded = frozenset(f"w{n:03}-1" for n in range(39))
+    assert {fleet.choose(Wish("digits", exclude=excluded)).name for _ in range(20)} == {"w039"}
+
+
+def test_a_large_fleet_that_breaks_is_trusted_all_the_same() -> None:
+    workers = [worker(f"w{n:03}", {"digits@1": load(90)}) for n in range(100)]
+    fleet = fleet_of(workers)
+    for each in workers[:90]:
+        each.broke()
+        each.settle(LoadReport(each.member.name, each.incarnation, measured=2.0, models={"digits@1": load()}))
+    chosen = Counter(fleet.choose(WISH).name in {w.member.name for w in workers[:90]} for _ in range(200))
+    assert chosen[True] > 150, "those that were ejected, and answer, take requests"
+
+
+# The part of a gateway
+
+GATEWAYS = [f"gateway-{n}" for n in range(20)]
+MEMBERS = [member(f"worker-{n}") for n in range(500)]
+
+
+def parts(gateways: Sequence[str], members: Sequence[Member] = MEMBERS, copies: int = 3) -> dict[str, set[str]]:
+    return {name: Subset(name, above=100, copies=copies).of(members, gateways) for name in gateways}
+
+
+def test_every_worker_of_a_large_fleet_has_as_many_gateways_as_it_should() -> None:
+    found = parts(GATEWAYS)
+    used = Counter(incarnation for part in found.values() for incarnation in part)
+    assert set(used.values()) == {3}
+    assert len(used) == 500
+    sizes = [len(part) for part in found.values()]
+    assert max(sizes) < 1.5 * 75
+    assert min(sizes) > 0.5 * 75
+
+
+def test_only_the_workers_of_a_gateway_that_comes_or_goes_change_hands() -> None:
+    before, after = parts(GATEWAYS[:-1]), parts(GATEWAYS)
+    moved = sum(len(before[name] ^ after[name]) for name in before)
+    assert moved == len(after[GATEWAYS[-1]]), "each that the new one takes is given up by one, and nothing else moves"
+
+
+def test_a_worker_that_comes_moves_no_other() -> None:
+    before, after = parts(GATEWAYS, MEMBERS[:-1]), parts(GATEWAYS)
+    assert {i for name in GATEWAYS for i in before[name] ^ after[name]} == {MEMBERS[-1].incarnation}
+
+
+@pytest.mark.parametrize(
+    ("workers", "gateways", "copies", "whole"), [(100, 20, 3, True), (101, 20, 3, False), (500, 3, 3, True)]
+)
+def test_when_a_gateway_uses_the_whole_fleet(workers: int, gateways: int, copies: int, whole: bool) -> None:
+    found = parts(GATEWAYS[:gateways], MEMBERS[:workers], copies)
+    assert all((len(part) == workers) == whole for part in found.values())
+
+
+def test_no_gateway_is_without_a_model_that_few_workers_have() -> None:
+    rare = [member(f"rare-{n}", "cats@1") for n in range(3)]
+    common = [member(f"also-{n}", "dogs@2") for n in range(40)]
+    for part in parts(GATEWAYS, [*MEMBERS, *rare, *common]).values():
+        assert {each.incarnation for each in rare} <= part
+        assert len({each.incarnation for each in common} & part) >= 8
+
+
+# Following a part
+
+
+@asynccontextmanager
+async def simulated(count: int) -> AsyncIterator[list[SimulatedWorker]]:
+    workers = [SimulatedWorker(f"w{n}", f"w{n}-1", "digits@1", 0.01, 100) for n in range(count)]
+    for each in workers:
+        await each.listen(None)
+    try:
+        yield workers
+    finally:
+        for each in workers:
+            each.kill()
+
+
+@asynccontextmanager
+async def following(watch: Latest, gateways: Latest, above: int) -> AsyncIterator[Fleet]:
+    async with Fleet.follow(
+        watch,
+        BALANCERS["least_expected_wait"](),
+        name="g1",
+        interval=0.05,
+        metrics=GatewayMetrics(CollectorRegistry()),
+        gateways=gateways,
+        subset=Subset("g1", above=above, copies=1),
+    ) as fleet:
+        yield fleet
+
+
+def gateway(name: str) -> Member:
+    return Member("gateway", name, f"{name}-1", "http://g")
+
+
+async def _true(value: bool) -> bool:
+    return value
+
+
+async def until(condition: Callable[[], bool], what: str) -> None:
+    await eventually_async(lambda: _true(condition()), within=10, what=what)
+
+
+async def test_a_gateway_polls_its_part_and_knows_of_the_rest() -> None:
+    watch, gateways = Latest("worker"), Latest("gateway")
+    async with simulated(40) as workers:
+        watch.publish(each.member for each in workers)
+        gateways.publish([gateway("g1"), gateway("g2")])
+        async with following(watch, gateways, above=10) as fleet:
+            ours, others = list(fleet), fleet.elsewhere
+            assert len(ours) + len(others) == 40
+            assert 5 < len(ours) < 35
+            # Those that are elsewhere are found by name, and asked when somebody wants to know how they are.
+            away = others[0].incarnation
+            assert fleet.named(away) is not None
+            assert await fleet.state_of(away) == "ready"
+            next(each for each in workers if each.incarnation == away).kill()
+            assert await fleet.state_of(away) == "unreachable"
+            assert await fleet.state_of("nobody") == "gone"
+            # The scale signal is that of the fleet.
+            total = ScaleSignal().document(fleet, {}, 0.7, others)["total"]
+            assert total["workers"] == 40
+
+
+async def test_a_gateway_takes_over_what_one_that_is_gone_has_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.roster._VANISHED_SECONDS", 0.3)
+    watch, gateways = Latest("worker"), Latest("gateway")
+    async with simulated(20) as workers:
+        watch.publish(each.member for each in workers)
+        gateways.publish([gateway("g1"), gateway("g2")])
+        async with following(watch, gateways, above=10) as fleet:
+            kept = {each.incarnation: each for each in fleet}
+            assert len(kept) < 20
+            gateways.publish([gateway("g1")])
+            await until(lambda: not fleet.elsewhere and all(w.state == "ready" for w in fleet), "all workers")
+            assert all(fleet.named(name) is each for name, each in kept.items()), "what it had, it has still"
+            gateways.publish([gateway("g1"), gateway("g2")])
+            await until(lambda: {each.incarnation for each in fleet} == set(kept), "its part again")
+
+
+# The line to a worker
+
+
+@asynccontextmanager
+async def answering(*answers: bytes) -> AsyncIterator[str]:
+    """A server that gives these answers in turn; an empty one is none, and closes the connection."""
+    left = list(answers)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while await reader.readuntil(b"\r\n\r\n"):
+                writer.write(left[0])
+                if not left.pop(0):
+                    break
+        except asyncio.IncompleteReadError:
+            pass
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+def answer(body: bytes, more: str = "") -> bytes:
+    return f"HTTP/1.1 200 OK\r\ncontent-length: {len(body)}\r\n{more}\r\n".encode() + body
+
+
+async def test_a_line_is_opened_again_when_the_worker_has_closed_it() -> None:
+    async with answering(answer(b"1"), answer(b"2", "Connection: close\r\n"), answer(b"3"), b"", answer(b"4")) as url:
+        line = Line("g", PLAIN)
+        assert [(await line.ask(url))[1] for _ in range(4)] == [b"1", b"2", b"3", b"4"]
+        line.close()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"HTTP/1.1 200 OK\r\n\r\n", b"220 mail ready\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\n\r\n"],
+)
+async def test_what_is_no_answer_of_a_worker_is_refused(said: bytes) -> None:
+    async with answering(said) as url:
+        with pytest.raises(ValueError, match="no answer of a worker"):
+            await Line("g", PLAIN).ask(url)
+
+
+async def test_an_answer_that_comes_too_late_is_not_taken_for_the_next_one() -> None:
+    asked, late, connections = asyncio.Event(), asyncio.Event(), 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await reader.readuntil(b"\r\n\r\n")
+        if connections == 1:
+            asked.set()
+            await late.wait()
+        writer.write(answer(f"from connection {connections}".encode()))
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        url, line = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", Line("g", PLAIN)
+        asking = asyncio.create_task(line.ask(url))
+        await asked.wait()
+        asking.cancel()
+        await asyncio.wait([asking])
+        assert (await line.ask(url))[1] == b"from connection 2"
+        late.set()
+        line.close()
+
+
+# A simulated fleet
+
+
+async def test_thirty_simulated_workers_behind_two_gateways(tmp_path: Path) -> None:
+    binary = find_consul()
+    need(binary, "no consul")
+    assert binary is not None
+    key, keys = tmp_path / "ticket.key", tmp_path / "ticket-keys.json"
+    tickets.generate(key, keys)
+    async with AsyncExitStack() as stack:
+        consul = stack.enter_context(ConsulServer(binary, tmp_path / "consul"))
+        session = await stack.enter_async_context(ClientSession())
+        fleet = await stack.enter_async_context(
+            simulated_fleet("many", [consul.url], 30, 2, key=key, keys=keys, folder=tmp_path, session=session)
+        )
+        # When requests come both ways, all are answered, and many workers have their share
+        for request in (look_up, predict):
+            asked = Load(session, fleet.gateways[0].url, 40.0)
+            await asked.run(1.0, request)
+            assert asked.failed == 0
+            assert asked.outcomes.total() >= 40
+
+        async def many_have_executed() -> bool:
+            async with session.get(f"{fleet.gateways[0].url}/status") as response:
+                status = await response.json()
+            assert (len(status["workers"]), status["elsewhere"]) == (30, 0)
+            images = [int(load["images"]) for each in status["workers"] for load in each["models"].values()]
+            return sum(count > 0 for count in images) > 15
+
+        await eventually_async(many_have_executed, within=20, what="reports of images from most workers")
+        # And every gateway hears of those that come, leave and die
+        orders: Sequence[tuple[Order, bool]] = (
+            (Order("add", count=2), True),
+            (Order("leave", names=["many-0", "many-1"]), False),
+            (Order("kill", names=["many-2"]), False),
+        )
+        for order, ready in orders:
+            incarnations, _ = await fleet.tell(order)
+            async with asyncio.timeout(30):
+                for each in fleet.gateways:
+                    await told(session, each.url, incarnations, ready=ready)
