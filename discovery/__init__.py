@@ -41,7 +41,7 @@ def connect(
     """The backend that ``url`` names, connected while the returned context is open.
 
     * ``file:///absolute/directory`` or ``file://DIRECTORY``
-    * ``static://HOST:PORT,HOST:PORT`` (workers)
+    * ``static://HOST:PORT,HOST:PORT`` (workers), or ``static+https://HOST:PORT,…``
     * ``consul://HOST:PORT``, ``consul+https://HOST:PORT``, with the options ``ca``, ``cert``, ``key`` (PEM files),
       ``check_interval`` (seconds, 1), ``dc``, ``scheme``, ``service_prefix`` (``shoal``) and ``token``
 
@@ -77,7 +77,8 @@ def _static(
 ) -> AbstractAsyncContextManager[Discovery]:
     from discovery.static import StaticDiscovery
 
-    return nullcontext(StaticDiscovery((parts.netloc + parts.path).split(",")))
+    scheme = "https" if parts.scheme == "static+https" else "http"
+    return nullcontext(StaticDiscovery((parts.netloc + parts.path).split(","), scheme=scheme))
 
 
 def _consul(
@@ -122,6 +123,7 @@ _Build = Callable[[SplitResult, dict[str, str], str | None, float | None], Abstr
 _BACKENDS: dict[str, tuple[tuple[str, ...], _Build]] = {
     "file": ((), _file),
     "static": ((), _static),
+    "static+https": ((), _static),
     "consul": (CONSUL_OPTIONS, _consul),
     "consul+https": (CONSUL_OPTIONS, _consul),
 }

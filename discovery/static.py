@@ -27,12 +27,12 @@ class StaticMembership:
 class StaticDiscovery:
     """The workers at ``addresses`` (``host:port``, IPv6 in brackets), for ever.
 
-    Their incarnation is ``static-`` and the address, and their models and public URLs are unknown here: the
-    gateway learns the real ones from each worker's load report.
+    ``scheme`` is that of their internal listeners. Their incarnation is ``static-`` and the address, and their models
+    and public URLs are unknown here: the gateway learns the real ones from each worker's load report.
     """
 
-    def __init__(self, addresses: Iterable[str]) -> None:
-        self._members = tuple(_member(address) for address in dict.fromkeys(addresses))
+    def __init__(self, addresses: Iterable[str], *, scheme: str = "http") -> None:
+        self._members = tuple(_member(address, scheme) for address in dict.fromkeys(addresses))
 
     def __repr__(self) -> str:
         return f"<StaticDiscovery {', '.join(member.name for member in self._members)}>"
@@ -64,8 +64,8 @@ class StaticDiscovery:
         yield latest
 
 
-def _member(address: str) -> Member:
+def _member(address: str, scheme: str) -> Member:
     parts = urlsplit(f"//{address}")
     if not parts.hostname or not parts.port or parts.netloc != address or parts.username is not None:
         raise ValueError(f"static:// lists host:port, separated by commas; {address!r} is none")
-    return Member("worker", address, incarnation=f"static-{address}", internal_url=f"http://{address}")
+    return Member("worker", address, incarnation=f"static-{address}", internal_url=f"{scheme}://{address}")

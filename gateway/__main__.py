@@ -19,7 +19,7 @@ from gateway.balancers import BALANCERS
 from gateway.fleet import Fleet
 from gateway.proxy import Proxy
 from gateway.subsets import Subset
-from shoal import admin, logs, metrics, processes, service, tls, traces
+from shoal import admin, logs, metrics, notify, processes, service, tls, traces
 from shoal.keys import KeyRing
 from shoal.publication import PREFIX
 from shoal.settings import GatewaySettings, InvalidSettings
@@ -28,9 +28,15 @@ from shoal.version import VERSION
 
 log = logging.getLogger("gateway")
 
+_LAST_SECONDS = 15.0  # that ending may take beyond the grace and the drain
+
 
 async def serve(
-    settings: GatewaySettings, signer: Signer, keys: KeyRing | None, connecting: AbstractAsyncContextManager[Discovery]
+    settings: GatewaySettings,
+    signer: Signer,
+    keys: KeyRing | None,
+    connecting: AbstractAsyncContextManager[Discovery],
+    notifier: notify.Notifier,
 ) -> int:
     """The life of a gateway: know the fleet, listen, register; then leave, wait, finish, end."""
     stop = service.Stop()
@@ -45,7 +51,7 @@ async def serve(
     name = settings.name or f"{socket.gethostname()}-{public.getsockname()[1]}"
     public_url = settings.public_url or service.url_of(settings.host, public, encrypted=bool(settings.public_files))
     async with (
-        service.background(*lifeline),
+        service.background(*lifeline, notifier.keep_telling()),
         traces.tracing("gateway", name) as tracer,
         tls.followed(settings.public_files, "public") as public_certificate,
         tls.followed(settings.internal_files, "internal") as certificate,
@@ -67,6 +73,7 @@ async def serve(
             subset=Subset(name, above=settings.whole_fleet, copies=settings.gateways_per_worker),
         ) as fleet,
     ):
+        notifier.need("polls of the workers", lambda: fleet.is_polling)
         stop.listen()  # before this there is nothing to drain, and a signal just ends the process
         gateway = Gateway(
             settings,
@@ -93,12 +100,15 @@ async def serve(
         async with (
             service.background(gateway.events.run()),
             admin.listening(settings.admin, admin.calls(lambda: description, stop), certificate),
-            service.listening(gateway.internal_app(), [internal], drain_timeout=1, certificate=certificate),
+            service.listening(
+                gateway.internal_app(), [internal], drain_timeout=settings.drain_timeout, certificate=certificate
+            ),
             service.listening(
                 gateway.public_app(), [public], drain_timeout=settings.drain_timeout, certificate=public_certificate
             ),
         ):
             async with backend.membership(member):
+                notifier.ready(f"ready: {fleet!r}")
                 processes.tell_parent(
                     {
                         "event": "ready",
@@ -112,6 +122,7 @@ async def serve(
                 log.info("ready", extra={"gateway": name, "public_url": public_url, "fleet": repr(fleet)})
                 await stop.requested()
                 gateway.drain()
+                notifier.draining("draining", seconds=settings.grace + settings.drain_timeout + _LAST_SECONDS)
                 processes.tell_parent({"event": "draining"})
             await stop.grace(settings.grace)
     return 0
@@ -132,7 +143,7 @@ def main() -> int:
         return 2
     if settings.lifeline:
         processes.die_with_parent()
-    return service.run(serve(settings, signer, keys, connecting))
+    return service.run(serve(settings, signer, keys, connecting, notify.Notifier.from_environment()))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from gateway import description, heads, operators, state, swagger, targets
 from gateway.browser import Page
 from gateway.events import Events
 from gateway.fleet import Choice, Fleet, Wish
+from gateway.forwarding import MOST_UPLOADS, Forwarding
 from gateway.inquiries import Inquiries
 from gateway.jobs import Jobs
 from gateway.known_worker import decode_report
@@ -27,7 +28,7 @@ from gateway.proxy_tickets import ProxyTickets
 from gateway.replay import Body, ReplayBuffer, Stream, digest
 from gateway.scaling import ScaleSignal
 from gateway.tensorflow_serving import TensorFlowServing
-from shoal import access, callers, cors, http, logs, metrics, paths, tls, traces
+from shoal import access, callers, cors, http, metrics, paths, tls
 from shoal.documents import Live, Lookup, OneWorker, Ready, Status
 from shoal.errors import BadGateway, DeadlineExceeded, Draining, InvalidOption, ShoalError
 from shoal.keys import Holder, KeyRing
@@ -40,10 +41,8 @@ log = logging.getLogger(__name__)
 WELCOME = "Welcome to Shoal! POST an image to /predict, or ask /lookup where to upload it.\n"
 
 _MOST_OF_ROOM = 1 / 8  # that one lookup may take
-_MOST_UPLOADS = 2  # workers that may have executed one request
 _MOST_TRIES = 5  # workers asked, those that refused included
 _RETRYABLE_STATUS = (421, 429, 502, 503)
-_PASSED_TO = ("Accept", "Cache-Control", http.JSON_LENGTH, http.PREFER, http.WEBHOOK, *traces.HEADERS)
 _PASSED_ON = (
     "Content-Type",
     "Location",
@@ -127,11 +126,13 @@ class Gateway:
         return app
 
     def internal_app(self) -> web.Application:
-        app = self._app()
+        """What nginx, checks and Prometheus may reach: all that clients may, and more."""
+        app = self.public_app()
         if self._settings.internal_files:
             app.middlewares.append(callers.only(callers.GATEWAY))
-        app.router.add_get("/livez", self._live)
-        app.router.add_get("/readyz", self._ready)
+        Forwarding(
+            self._settings, self._fleet, self._tickets, self._metrics, self._tracer, self._authenticate, self._wish
+        ).add_to(app)
         app.router.add_get("/metrics", self._exposition)
         app.router.add_get("/targets", self._targets)
         return app
@@ -176,7 +177,8 @@ class Gateway:
         choice, ticket, uses = await self._grant(request, subject, uses)
         base = _public_url(choice)
         if style == "port":
-            return web.Response(text=f"{urlsplit(base).port or 80}/?ticket={ticket}\n")
+            port = urlsplit(base).port or (443 if base.startswith("https://") else 80)
+            return web.Response(text=f"{port}/?ticket={ticket}\n")
         if style == "text":
             return web.Response(text=f"{base}/predict?ticket={ticket}\n")
         model, _, version = choice.key.rpartition("@")
@@ -262,7 +264,7 @@ class Gateway:
         A worker that refused has executed nothing and does not count, and is not asked again; of those that
         may have executed it, there are at most two. A body that streams is sent once.
         """
-        uploads = heads.uploads(request, most=_MOST_UPLOADS)
+        uploads = heads.uploads(request, most=MOST_UPLOADS)
         failure: ShoalError = BadGateway()
         refusal: Answer | None = None
         for _ in range(_MOST_TRIES):
@@ -297,7 +299,7 @@ class Gateway:
                 if answer.status not in _RETRYABLE_STATUS:
                     return answer
                 refusal = answer
-            if uploads >= _MOST_UPLOADS or not isinstance(body, bytes):
+            if uploads >= MOST_UPLOADS or not isinstance(body, bytes):
                 break
             self._metrics.retries.labels(failure.code if refusal is None else "refused").inc()
         if refusal is not None:
@@ -314,17 +316,9 @@ class Gateway:
         remaining = int((deadline - time.monotonic()) * 1000)
         if remaining <= 0:
             raise TimeoutError
-        headers = (
-            {
-                "Authorization": f"Bearer {self._tickets.ticket(choice.worker, choice.key, choice.priority)}",
-                "Content-Type": request.headers.get("Content-Type", "application/octet-stream"),
-                http.REQUEST_ID: logs.request_id.get(),
-            }
-            | heads.of_job(request, remaining)
-            | {name: ", ".join(request.headers.getall(name)) for name in _PASSED_TO if name in request.headers}
-        )
-        query = urlencode(heads.options(request))
-        url = f"{choice.worker.member.internal_url}{request.rel_url.raw_path}" + (f"?{query}" if query else "")
+        ticket = self._tickets.ticket(choice.worker, choice.key, choice.priority)
+        headers = heads.to_worker(request, ticket, remaining)
+        url = f"{choice.worker.member.internal_url}{heads.path_at_worker(request, request.rel_url.raw_path)}"
         choice.worker.reserve(choice.key, 1)
         with choice.worker.sending() as scope, self._tracer.span("proxy", "client"):
             self._tracer.note(shoal_worker=choice.name)

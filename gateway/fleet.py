@@ -134,6 +134,11 @@ class Fleet:
         async with fleet._roster.following(watch, gateways):
             yield fleet
 
+    @property
+    def is_polling(self) -> bool:
+        """Whether polls come to an end: an answer, or the knowledge that there is none."""
+        return self._roster.is_polling
+
     def _forget_offers(self) -> None:
         self._offers = None
 

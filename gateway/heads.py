@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 import secrets
+from urllib.parse import urlencode
 
 from aiohttp import web
 
-from shoal import http, logs
-from shoal.errors import InvalidOption
+from shoal import http, logs, traces
+from shoal.errors import InvalidOption, InvalidRequest
 
 _OWN = ("model", "version", "label", "key", "priority", "exclude", "n", "format", "redirect", "ticket", "digest")
+_PASSED_ON = ("Accept", "Cache-Control", http.JSON_LENGTH, http.PREFER, http.WEBHOOK, *traces.HEADERS)
 _LONGEST_KEY = 256
 _JOB = web.RequestKey("job", str)
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -75,6 +77,36 @@ def of_job(request: web.Request, remaining_ms: int) -> dict[str, str]:
     name = request.setdefault(_JOB, secrets.token_hex(16))
     said = request.headers.get(http.TIMEOUT_MS)
     return {http.JOB: name} | ({} if said is None else {http.TIMEOUT_MS: said})
+
+
+def name_job(request: web.Request, name: str) -> None:
+    """Have ``of_job`` say this name, because another gateway has said it already."""
+    request[_JOB] = name
+
+
+def to_worker(request: web.Request, ticket: str, remaining_ms: int) -> dict[str, str]:
+    """What a worker is sent of the request's headers, and instead of its key the ``ticket``.
+
+    Raises ``InvalidOption``, or ``InvalidRequest`` for a value that no header can carry.
+    """
+    headers = {
+        "Authorization": f"Bearer {ticket}",
+        "Content-Type": request.headers.get("Content-Type", "application/octet-stream"),
+        http.REQUEST_ID: logs.request_id.get(),
+    }
+    headers |= of_job(request, remaining_ms)
+    headers |= {name: ", ".join(request.headers.getall(name)) for name in _PASSED_ON if name in request.headers}
+    try:
+        "".join(headers.values()).encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequest("A header is not UTF-8.") from error
+    return headers
+
+
+def path_at_worker(request: web.Request, path: str) -> str:
+    """``path`` with the part of the query that is for the model's task."""
+    query = urlencode(options(request))
+    return f"{path}?{query}" if query else path
 
 
 def wants_text(request: web.Request) -> bool:

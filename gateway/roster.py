@@ -32,6 +32,7 @@ _VANISHED_SECONDS = 60.0
 POLLS_PER_SECOND = 200  # of one gateway, as long as a report stays fresh when one poll is missed
 LONGEST_INTERVAL = 0.8
 _SOON = 0.1
+_LATE_SECONDS = 10.0
 
 
 class Roster:
@@ -63,6 +64,7 @@ class Roster:
         self._pollers: dict[str, asyncio.Task[None]] = {}
         self._gateways: dict[str, float | None] = {}  # when each vanished
         self.elsewhere: dict[str, Member] = {}
+        self._polled = time.monotonic()
 
     def __repr__(self) -> str:
         ready = sum(worker.state == "ready" for worker in self)
@@ -73,6 +75,11 @@ class Roster:
 
     def __len__(self) -> int:
         return len(self._workers)
+
+    @property
+    def is_polling(self) -> bool:
+        """Whether polls come to an end: an answer, or the knowledge that there is none."""
+        return not self._workers or time.monotonic() - self._polled < _LATE_SECONDS
 
     def named(self, incarnation: str) -> Worker | None:
         """The worker of that incarnation; one that is elsewhere has no report."""
@@ -158,6 +165,7 @@ class Roster:
             while True:
                 if worker.age > pause / 2:  # an answer may have brought a report
                     await self._poll(worker, line)
+                self._polled = time.monotonic()
                 if worker.vanished is not None and (
                     worker.state in ("unreachable", "silent") or time.monotonic() - worker.vanished > _VANISHED_SECONDS
                 ):

@@ -13,8 +13,8 @@ from locust import FastHttpUser, task
 from locust.contrib.fasthttp import LocustBadStatusCode
 
 from loadtest.run import Item, Run
-from shoal.answers import Answer
-from shoal.errors import BadGateway, ConnectionFailed, DeadlineExceeded, ShoalError, from_body
+from shoal.answers import Answer, from_body
+from shoal.errors import BadGateway, ConnectionFailed, DeadlineExceeded, ShoalError
 
 _FOREVER = 1e6
 _STALE_SECONDS = 30.0  # servers close connections that are idle for longer, some of them in the middle of a POST

@@ -18,7 +18,8 @@ from pydantic.fields import FieldInfo
 import shoal
 from shoal import calls, cli, client, errors
 from shoal.errors import ShoalError
-from shoal.settings import MIB, GatewaySettings, Settings, WorkerSettings
+from shoal.nginx_settings import NginxSettings
+from shoal.settings import MIB, GatewaySettings, Read, WorkerSettings
 from worker.repository import arguments
 
 __all__ = ["FOLDER", "pages", "write"]
@@ -59,21 +60,25 @@ def _code(text: str) -> str:
 
 
 def _settings() -> str:
-    kinds: tuple[tuple[str, type[Settings]], ...] = (("Gateway", GatewaySettings), ("Worker", WorkerSettings))
+    kinds: tuple[tuple[str, type[Read]], ...] = (
+        ("Gateway", GatewaySettings),
+        ("Worker", WorkerSettings),
+        ("nginx", NginxSettings),
+    )
     return f"""# Settings
 
 {_ORIGIN}
 A setting comes from the command line, or else the environment, or else the file that `--config` or `SHOAL_CONFIG`
-names (TOML, with the tables `[gateway]` and `[worker]`), or else it has its default. On the command line
+names (TOML, with the tables `[gateway]`, `[worker]` and `[nginx]`), or else it has its default. On the command line
 `max_body_bytes` is `--max-body-bytes`, and a setting that is true or false is `--public` or `--no-public`. A list is
-separated by commas. A service that finds mistakes names them all and does not start. `shoal settings gateway` and
-`shoal settings worker` print what is in effect, and hide secrets.
+separated by commas. A service that finds mistakes names them all and does not start. `shoal settings gateway`,
+`shoal settings worker` and `shoal settings nginx` print what is in effect, and hide secrets.
 
 {"".join(_of(name, kind) for name, kind in kinds).rstrip()}
 """
 
 
-def _of(name: str, kind: type[Settings]) -> str:
+def _of(name: str, kind: type[Read]) -> str:
     prefix = kind.model_config["env_prefix"]
     rows = "".join(
         _row(_code(field), _code(prefix + field.upper()), _default(info), str(info.description))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from shoal.errors import BadGateway, ShoalError
+from shoal.errors import BadGateway, ShoalError, from_code
 
 Path = Literal["direct", "proxy"]
 
@@ -82,3 +82,17 @@ class Outcome:
     image: object
     answer: Answer | None = None
     error: ShoalError | OSError | None = None
+
+
+def from_body(body: object, *, status: int, retry_after: float | None = None) -> ShoalError:
+    """The error that an answer's JSON ``body`` describes; anything unreadable is a ``BadGateway``."""
+    error = body.get("error") if isinstance(body, Mapping) else None
+    if not isinstance(error, Mapping) or not isinstance(error.get("code"), str):
+        return BadGateway(f"HTTP {status} without a readable error.", retry_after=retry_after)
+    request_id = error.get("request_id")
+    return from_code(
+        error["code"],
+        str(error.get("message", "")),
+        retry_after=retry_after,
+        request_id=request_id if isinstance(request_id, str) else None,
+    )

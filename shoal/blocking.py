@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Coroutine, Iterable, Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
@@ -29,8 +30,9 @@ class Client:
         mode: Mode = "direct",
         timeout: float = 30.0,
         by_content: bool = False,
+        ca: str | Path | None = None,
     ) -> None:
-        self._client = AsyncClient(gateway, api_key=api_key, mode=mode, timeout=timeout, by_content=by_content)
+        self._client = AsyncClient(gateway, api_key=api_key, mode=mode, timeout=timeout, by_content=by_content, ca=ca)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 

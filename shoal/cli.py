@@ -19,6 +19,8 @@ from shoal.errors import ShoalError
 
 _DEFAULT_GATEWAY = "http://127.0.0.1:8080"
 _SERVICES = ("gateway", "worker")
+_ALL_SERVICES = (*_SERVICES, "nginx")
+_EXTRAS = {"nginx": "gateway"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,11 +28,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if argv is None:
         os.environ.setdefault("PYTHONSAFEPATH", "1")  # a queue.py where the user stands is not for programs we start
-    if arguments[:1] and arguments[0] in _SERVICES:
-        return _become(arguments[0], arguments[1:])
+    if arguments[:1] and arguments[0] in _ALL_SERVICES:
+        return _become(arguments[0], arguments[1:], extra=_EXTRAS.get(arguments[0], ""))
+    if arguments[:1] == ["cloud"]:
+        return _become("cloud", arguments[1:], extra="aws", module="boto3")
     if arguments[:1] in (["models"], ["serve"]):
         return _become("worker.repository", arguments[arguments[0] == "models" :], extra="worker")
-    if arguments[:1] == ["settings"] and arguments[1:2] and arguments[1] in _SERVICES:
+    if arguments[:1] == ["settings"] and arguments[1:2] and arguments[1] in _ALL_SERVICES:
         return _settings(arguments[1], arguments[2:])
     options = parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
@@ -100,13 +104,37 @@ def parser() -> argparse.ArgumentParser:
     top.add_commands(commands, _client_options)
     commands.add_parser("models", help="publish models, and say which version serves whom ('shoal models --help')")
     commands.add_parser("serve", help="serve a model's file on this machine ('shoal serve --help')")
+    commands.add_parser("cloud", help="what a host on AWS does, and its operator for it ('shoal cloud --help')")
     operations.add_commands(commands)
     key_commands.add_commands(commands)
 
+    doctor = commands.add_parser("doctor", help="look at this machine in a role, and say what is wrong and what to do")
+    doctor.add_argument("role", choices=(*_SERVICES, "client"))
+    doctor.add_argument(
+        "--config",
+        default=os.environ.get("SHOAL_CONFIG", ""),
+        metavar="FILE",
+        help="the service's; default: $SHOAL_CONFIG",
+    )
+    doctor.add_argument(
+        "--env-file",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="variables of the service, as in systemd's EnvironmentFile; repeat it",
+    )
+    _client_options(doctor)
+    doctor.add_argument("--only", action="append", default=[], metavar="CHECK", help="make this check; repeat it")
+    doctor.add_argument("--json", action="store_true", help="print everything as one JSON document")
+    doctor.add_argument("--strict", action="store_true", help="exit code 1 for warnings too")
+    doctor.set_defaults(command=_doctor)
+
     settings = commands.add_parser("settings", help="print the effective settings of a service")
-    settings.add_argument("service", choices=_SERVICES)
+    settings.add_argument("service", choices=_ALL_SERVICES)
     for service in _SERVICES:
         commands.add_parser(service, help=f"run one {service} ('shoal {service} --help' lists its settings)")
+    commands.add_parser("nginx", help="write nginx's configuration, and keep it with the fleet ('shoal nginx --help')")
     return tool
 
 
@@ -119,6 +147,9 @@ def _client_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--api-key", default=os.environ.get("SHOAL_API_KEY"), metavar="KEY", help="default: $SHOAL_API_KEY"
+    )
+    parser.add_argument(
+        "--ca", default=os.environ.get("SHOAL_CA"), metavar="FILE", help="trust only these (PEM); default: $SHOAL_CA"
     )
 
 
@@ -141,19 +172,27 @@ def _missing(extra: str, module: str) -> str | None:
     )
 
 
-def _become(program: str, arguments: list[str], *, extra: str = "") -> int:
+def _become(program: str, arguments: list[str], *, extra: str = "", module: str = "pydantic_settings") -> int:
     """Become the program: the client does not import it."""
-    if problem := _missing(extra or program, "pydantic_settings"):
+    if problem := _missing(extra or program, module):
         return _complain(problem)
     return os.execv(sys.executable, [sys.executable, "-m", program, *arguments])  # noqa: S606
 
 
-def _settings(service: str, arguments: list[str]) -> int:
-    if problem := _missing(service, "pydantic_settings"):
-        return _complain(problem)
-    from shoal.settings import GatewaySettings, InvalidSettings, WorkerSettings
+def _doctor(options: argparse.Namespace) -> int:
+    from shoal.doctor import command
 
-    kind = GatewaySettings if service == "gateway" else WorkerSettings
+    return command.run(options)
+
+
+def _settings(service: str, arguments: list[str]) -> int:
+    if problem := _missing(_EXTRAS.get(service, service), "pydantic_settings"):
+        return _complain(problem)
+    from shoal.nginx_settings import NginxSettings
+    from shoal.settings import GatewaySettings, InvalidSettings, Read, WorkerSettings
+
+    kinds: dict[str, type[Read]] = {"gateway": GatewaySettings, "worker": WorkerSettings, "nginx": NginxSettings}
+    kind = kinds[service]
     try:
         effective = kind.load(arguments).effective()
     except InvalidSettings as error:
@@ -168,7 +207,9 @@ def _settings(service: str, arguments: list[str]) -> int:
 def _up(options: argparse.Namespace) -> int:
     if problem := _missing("cluster", "pydantic_settings") or _missing("cluster", "redis"):
         return _complain(problem)
-    from shoal import launcher, logs, service
+    from shoal import launcher, logs, notify, service
+
+    notifier = notify.Notifier.from_environment()
 
     async def run() -> int:
         stop = service.Stop()
@@ -187,11 +228,12 @@ def _up(options: argparse.Namespace) -> int:
         )
 
         async def serve() -> None:
-            async with launcher.cluster(plan) as running:
+            async with launcher.cluster(plan) as running, service.background(notifier.keep_telling()):
                 document = running.document()
                 line = json.dumps(document, separators=(",", ":")) + "\n"
                 sys.stdout.write(line if options.json else _instructions(document))
                 sys.stdout.flush()
+                notifier.ready("ready")
                 await asyncio.Event().wait()
 
         serving = asyncio.create_task(serve())
@@ -228,7 +270,9 @@ def _predict(options: argparse.Namespace) -> int:
     async def run() -> int:
         failed = 0
         files = options.files
-        async with AsyncClient(options.gateway, api_key=options.api_key, mode=mode, timeout=options.timeout) as client:
+        async with AsyncClient(
+            options.gateway, api_key=options.api_key, mode=mode, timeout=options.timeout, ca=options.ca
+        ) as client:
             with Progress(len(files), sys.stderr) as progress:
                 outcomes = client.predict_many(
                     [Path(name) for name in files],

@@ -8,16 +8,26 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import ssl
 import time
 from collections.abc import AsyncGenerator, Iterable, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, Unpack
 
 import aiohttp
 
-from shoal.answers import Answer, Outcome
+from shoal.answers import Answer, Outcome, from_body
 from shoal.calls import Call, Image, Priority, Terms, Wish, digest, read
-from shoal.errors import BadGateway, ConnectionFailed, DeadlineExceeded, NoWorker, QueueFull, ShoalError, from_body
+from shoal.errors import (
+    BadGateway,
+    ConnectionFailed,
+    DeadlineExceeded,
+    NoWorker,
+    QueueFull,
+    ShoalError,
+    UntrustedServer,
+)
 from shoal.gateways import Gateways
 from shoal.grants import Grant, Grants
 from shoal.presence import Gone, Presence
@@ -43,6 +53,8 @@ class AsyncClient:
     ``mode`` is ``direct`` (upload straight to a worker, fall back to the proxy) or ``proxy`` (always through
     the gateway). ``timeout`` is the deadline of a whole call in seconds, retries included. With ``by_content`` equal
     images are uploaded to the same worker, which may remember its answer, at the cost of a lookup for every image.
+    ``ca`` is a file (PEM) of the only authorities whose certificates are trusted, of gateways and workers; by default
+    they are the system's. Raises ``OSError`` when it cannot be read.
     """
 
     def __init__(
@@ -53,6 +65,7 @@ class AsyncClient:
         mode: Mode = "direct",
         timeout: float = 30.0,
         by_content: bool = False,
+        ca: str | Path | None = None,
     ) -> None:
         self._gateways = Gateways(gateway)
         if mode not in ("direct", "proxy"):
@@ -61,6 +74,7 @@ class AsyncClient:
         self._mode: Mode = mode
         self._timeout = timeout
         self._by_content = by_content
+        self._ssl = True if ca is None else ssl.create_default_context(cafile=ca)
         self._session: aiohttp.ClientSession | None = None
         self._grants: dict[Wish, Grants] = {}
         self._workers = Presence(self._is_trusted)
@@ -71,7 +85,8 @@ class AsyncClient:
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30), cookie_jar=aiohttp.DummyCookieJar()
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30, ssl=self._ssl),
+            cookie_jar=aiohttp.DummyCookieJar(),
         )
         return self
 
@@ -214,6 +229,8 @@ class AsyncClient:
         except Gone:
             call.uploads += 1
             raise ConnectionFailed("The worker fell silent.") from None
+        except UntrustedServer as error:
+            raise ConnectionFailed(error.message) from error  # others may be better, or the way through the gateway
 
     async def _is_trusted(self, incarnation: str) -> bool:
         """Whether a gateway still trusts a worker."""
@@ -296,7 +313,7 @@ class AsyncClient:
             ) as response:
                 return await _document(response)
         except aiohttp.ClientConnectorError as error:
-            raise ConnectionFailed(str(error)) from error
+            raise _not_connected(error) from error
         except (aiohttp.ClientError, OSError) as error:
             if isinstance(error, TimeoutError):
                 raise ConnectionFailed("no connection in time") from error
@@ -318,8 +335,13 @@ class AsyncClient:
                 raise
             except (aiohttp.ClientError, OSError) as error:
                 self._gateways.avoid(gateway)
-                failure = ConnectionFailed(str(error) or type(error).__name__)
+                failure = _not_connected(error)
         raise failure
+
+
+def _not_connected(error: Exception) -> ConnectionFailed:
+    kind = UntrustedServer if isinstance(error, aiohttp.ClientConnectorCertificateError) else ConnectionFailed
+    return kind(str(error) or type(error).__name__)
 
 
 def _no_timeout() -> aiohttp.ClientTimeout:

@@ -29,6 +29,7 @@
     ├── UploadTimeout                408 upload_timeout
     ├── JobCancelled                 410 job_cancelled
     ├── BodyTooLarge                 413 body_too_large
+    ├── UriTooLong                   414 uri_too_long
     ├── UnsupportedImage             415 unsupported_image
     ├── WrongWorker                  421 wrong_worker        retryable
     ├── InvalidImage                 422 invalid_image
@@ -37,7 +38,9 @@
     ├── FetchFailed                  424 fetch_failed
     │   └── FetchTimeout             424 fetch_timeout
     ├── QueueFull                    429 queue_full          retryable
+    ├── TooManyRequests              429 too_many_requests   retryable
     ├── TooManyListeners             429 too_many_listeners  retryable
+    ├── HeadTooLarge                 431 head_too_large
     ├── ModelFailed                  500 model_failed
     ├── ModelCrashed                 500 model_crashed
     ├── BadGateway                   502 bad_gateway         retryable
@@ -47,6 +50,7 @@
     │   └── NoWorker                 503 no_worker           retryable
     ├── DeadlineExceeded             504 deadline_exceeded
     └── ConnectionFailed             (client side) connection_failed  retryable
+        └── UntrustedServer          (client side) untrusted_server
 
 ``retryable`` means that the same request may succeed if it is sent again, to another worker or after
 ``retry_after`` seconds. A ``code`` never changes its meaning and is never reused.
@@ -54,7 +58,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 __all__ = [
@@ -67,6 +71,7 @@ __all__ = [
     "ExpiredTicket",
     "FetchFailed",
     "FetchTimeout",
+    "HeadTooLarge",
     "InvalidImage",
     "InvalidKey",
     "InvalidOption",
@@ -90,6 +95,7 @@ __all__ = [
     "SpentTicket",
     "TooManyListeners",
     "TooManyPixels",
+    "TooManyRequests",
     "Unauthorized",
     "Unavailable",
     "UnknownJob",
@@ -98,13 +104,14 @@ __all__ = [
     "UnknownPath",
     "UnknownWorker",
     "UnsupportedImage",
+    "UntrustedServer",
     "UploadTimeout",
+    "UriTooLong",
     "UrlDisabled",
     "UrlNotAllowed",
     "WrongTask",
     "WrongWorker",
     "every",
-    "from_body",
     "from_code",
 ]
 
@@ -136,15 +143,8 @@ class ShoalError(Exception):
 
     def body(self, request_id: str) -> dict[str, Any]:
         """The JSON body of the answer. ``success`` is there for clients of the origin systems."""
-        return {
-            "success": False,
-            "error": {
-                "code": self.code,
-                "message": self.message,
-                "request_id": request_id,
-                "retryable": self.retryable,
-            },
-        }
+        told = {"code": self.code, "message": self.message, "request_id": request_id, "retryable": self.retryable}
+        return {"success": False, "error": told}
 
 
 class InvalidRequest(ShoalError):
@@ -263,8 +263,7 @@ class MethodNotAllowed(ShoalError):
 
 
 class UploadTimeout(ShoalError):
-    status, code = 408, "upload_timeout"
-    summary = "The body did not arrive in time."
+    status, code, summary = 408, "upload_timeout", "The body did not arrive in time."
 
 
 class JobCancelled(ShoalError):
@@ -273,8 +272,11 @@ class JobCancelled(ShoalError):
 
 
 class BodyTooLarge(ShoalError):
-    status, code = 413, "body_too_large"
-    summary = "The body is larger than is accepted here."
+    status, code, summary = 413, "body_too_large", "The body is larger than is accepted here."
+
+
+class UriTooLong(ShoalError):
+    status, code, summary = 414, "uri_too_long", "The path and the query are longer than is accepted here."
 
 
 class UnsupportedImage(ShoalError):
@@ -320,6 +322,15 @@ class QueueFull(ShoalError):
 class TooManyListeners(ShoalError):
     status, code, retryable = 429, "too_many_listeners", True
     summary = "As many listeners as this gateway takes follow its state already."
+
+
+class TooManyRequests(ShoalError):
+    status, code, retryable = 429, "too_many_requests", True
+    summary = "More requests from this address or with this key than are accepted here."
+
+
+class HeadTooLarge(ShoalError):
+    status, code, summary = 431, "head_too_large", "The headers are larger than is accepted here."
 
 
 class ModelFailed(ShoalError):
@@ -369,6 +380,11 @@ class ConnectionFailed(ShoalError):
     summary = "The connection failed before an answer came."
 
 
+class UntrustedServer(ConnectionFailed):
+    code, retryable = "untrusted_server", False
+    summary = "A gateway's certificate is not good: name its authority with the client's 'ca', or use the name in it."
+
+
 def every(root: type[ShoalError] = ShoalError) -> Iterator[type[ShoalError]]:
     """Every class of the tree, parents first."""
     yield root
@@ -382,17 +398,3 @@ def from_code(code: str, message: str, **kwargs: Any) -> ShoalError:
         if cls.code == code:
             return cls(message, **kwargs)
     return ShoalError(f"{code}: {message}", **kwargs)
-
-
-def from_body(body: object, *, status: int, retry_after: float | None = None) -> ShoalError:
-    """The error that an answer's JSON ``body`` describes; anything unreadable is a ``BadGateway``."""
-    error = body.get("error") if isinstance(body, Mapping) else None
-    if not isinstance(error, Mapping) or not isinstance(error.get("code"), str):
-        return BadGateway(f"HTTP {status} without a readable error.", retry_after=retry_after)
-    request_id = error.get("request_id")
-    return from_code(
-        error["code"],
-        str(error.get("message", "")),
-        retry_after=retry_after,
-        request_id=request_id if isinstance(request_id, str) else None,
-    )

@@ -304,8 +304,14 @@ def check_head(request: web.Request, limit: int) -> None:
     """
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise InvalidRequest("A body with a Content-Encoding is not accepted: send the image as it is.")
-    if request.content_length is not None and request.content_length > limit:
-        raise BodyTooLarge(f"The body has {request.content_length} bytes; {limit} are accepted here.")
+    if request.content_length is not None:
+        check_length(request.content_length, limit)
+
+
+def check_length(length: int, limit: int) -> None:
+    """Raises ``BodyTooLarge``."""
+    if length > limit:
+        raise BodyTooLarge(f"The body has {length} bytes; {limit} are accepted here.")
 
 
 def welcome_body(request: web.Request) -> None:

@@ -56,6 +56,12 @@ class GatewayMetrics(HttpMetrics):
     def __init__(self, registry: CollectorRegistry) -> None:
         super().__init__(registry)
         self.lookups = Counter("shoal_lookups", "Lookups by result.", ["model", "result"], registry=registry)
+        self.forwards = Counter(
+            "shoal_forwards",
+            "Questions of nginx where an upload goes, by result; once more after each failure.",
+            ["model", "result"],
+            registry=registry,
+        )
         self.bytes = Counter(
             "shoal_gateway_bytes",
             "Bytes of bodies that went through this gateway: in of requests, out of their answers.",

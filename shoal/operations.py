@@ -1,7 +1,7 @@
 """What an operator does from the command line: ``shoal nodes``, ``drain``, ``restart`` and ``quarantine``.
 
 They speak with the admin sockets of the nodes, NAME.sock in one folder, and with ``launcher.sock`` beside them
-where ``shoal up`` runs the nodes. Only the standard library and aiohttp are needed.
+where ``shoal up`` runs the nodes; or with admin listeners on https. Only the standard library and aiohttp are needed.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ import struct
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -24,13 +23,12 @@ from urllib.parse import urlencode
 import aiohttp
 
 from shoal import sockets
+from shoal.places import Control, NotPossible, Place, Remote, places
+
+__all__ = ["NotPossible", "add_commands", "drain", "find_control", "nodes", "quarantine", "restart"]
 
 _LAUNCHER = "launcher"
-_ASKING = aiohttp.ClientTimeout(total=10)
-
-
-class NotPossible(Exception):
-    """What was asked cannot be done; the message says why."""
+_LOOK = 0.2
 
 
 def add_commands(commands: Any) -> None:
@@ -58,11 +56,22 @@ def add_commands(commands: Any) -> None:
             "--control",
             default=os.environ.get("SHOAL_CONTROL"),
             metavar="DIR",
-            help="the folder of the admin sockets; default: $SHOAL_CONTROL, or that of the only local cluster",
+            help="the folder of the admin sockets, or https://HOST:PORT,… of admin listeners; "
+            "default: $SHOAL_CONTROL, or the folder of the only local cluster",
         )
+        for name in _FILES:
+            variable = f"SHOAL_ADMIN_{name.upper()}"
+            command.add_argument(
+                f"--{name}", default=os.environ.get(variable), metavar="FILE", help=f"for https; default: ${variable}"
+            )
 
 
-def _control(options: argparse.Namespace) -> Path:
+_FILES = ("certificate", "key", "ca")
+
+
+def _control(options: argparse.Namespace) -> Control:
+    if (options.control or "").startswith("https://"):
+        return Remote.of(options.control, [getattr(options, name) for name in _FILES])
     return find_control(options.control)
 
 
@@ -85,40 +94,49 @@ def find_control(named: str | None) -> Path:
     raise NotPossible(f"which cluster? Name its folder with --control DIR or $SHOAL_CONTROL; {what}")
 
 
-async def nodes(control: Path) -> list[dict[str, Any]]:
-    """Every node that the launcher runs, or else every one whose admin socket answers."""
-    launcher = control / f"{_LAUNCHER}.sock"
-    if sockets.answers(launcher):
-        async with _asked(launcher, "GET", "/nodes") as response:
+async def nodes(control: Control) -> list[dict[str, Any]]:
+    """Every node that the launcher runs, or else every one whose admin listener answers.
+
+    Raises ``NotPossible``, also when one of those at URLs does not answer.
+    """
+    if isinstance(control, Path) and sockets.answers(launcher := _socket(control, _LAUNCHER)):
+        async with Place(str(launcher)).asked("GET", "/nodes") as response:
             found: list[dict[str, Any]] = (await response.json())["nodes"]
             return found
-    return [await _state(path) for path in _answering(control)]
+    return [await _state(place) for place in places(control)]
 
 
-def _answering(control: Path) -> list[Path]:
-    return [path for path in sorted(control.glob("*.sock")) if sockets.answers(path)]
+def _socket(control: Path, name: str) -> Path:
+    return control / f"{name}.sock"
 
 
-async def _state(path: Path) -> dict[str, Any]:
-    async with _asked(path, "GET", "/state") as response:
+async def _state(place: Place) -> dict[str, Any]:
+    async with place.asked("GET", "/state") as response:
         state = await response.json()
     return {
-        "name": path.stem,
+        "name": state["name"] if place.is_remote else place.name,
         "service": state["role"],
         "state": "draining" if state["draining"] else "running",
         "pids": state["pids"],
     }
 
 
-async def drain(control: Path, name: str, *, wait: bool) -> None:
+async def drain(control: Control, name: str, *, wait: bool) -> None:
     """Ask a node to drain and, with ``wait``, report its end. Raises ``NotPossible``."""
-    path = control / f"{name}.sock"
+    if isinstance(control, Remote):
+        await _drain_remote(control, name, wait=wait)
+    else:
+        await _drain_here(control, name, wait=wait)
+
+
+async def _drain_here(control: Path, name: str, *, wait: bool) -> None:
+    path = _socket(control, name)
     if name == _LAUNCHER or not sockets.answers(path):
         raise NotPossible(await _why_not(control, name))
     began = time.monotonic()
     end = _end_of_process(path)
     try:
-        async with _asked(path, "POST", "/drain"):
+        async with Place(str(path)).asked("POST", "/drain"):
             _say(f"{name} is draining…")
         if wait:
             await _readable(end)
@@ -128,21 +146,52 @@ async def drain(control: Path, name: str, *, wait: bool) -> None:
         _say("\n")
 
 
+async def _drain_remote(control: Remote, name: str, *, wait: bool) -> None:
+    states = {place: await _state(place) for place in places(control)}
+    place = next((place for place, state in states.items() if state["name"] == name), None)
+    if place is None:
+        raise NotPossible(_no_such_node(name, [state["name"] for state in states.values()]))
+    began = time.monotonic()
+    async with place.asked("POST", "/drain"):
+        _say(f"{name} is draining…")
+    try:
+        while wait and await _is_same(place, states[place]):  # noqa: ASYNC110  its end is no event for us
+            await asyncio.sleep(_LOOK)
+        _say(f" ended after {time.monotonic() - began:.1f} s" if wait else "")
+    finally:
+        _say("\n")
+
+
+async def _is_same(place: Place, before: Mapping[str, Any]) -> bool:
+    """Whether the process that was there is there: it has not ended, nor has another one started."""
+    service = before["service"]
+    try:
+        return bool((await _state(place))["pids"][service] == before["pids"][service])
+    except NotPossible:
+        return False
+
+
 async def _why_not(control: Path, name: str) -> str:
     states = {node["name"]: node["state"] for node in await nodes(control)}
     if name in states:
         return f"{name} does not listen: it is {states[name]}"
-    return f"there is no node {name!r}; there are {', '.join(states) or 'none'}"
+    return _no_such_node(name, list(states))
 
 
-async def restart(control: Path, names: Sequence[str] = ()) -> None:
+def _no_such_node(name: str, there_are: Sequence[str]) -> str:
+    return f"there is no node {name!r}; there are {', '.join(there_are) or 'none'}"
+
+
+async def restart(control: Control, names: Sequence[str] = ()) -> None:
     """Restart nodes in turn, by default all, and report each step. Raises ``NotPossible`` when one of them fails."""
-    path = control / f"{_LAUNCHER}.sock"
-    if not sockets.answers(path):
-        raise NotPossible(f"{path}: no launcher answers, and without 'shoal up' it is not us who start nodes")
+    path = _socket(control, _LAUNCHER) if isinstance(control, Path) else None
+    if path is None or not sockets.answers(path):
+        raise NotPossible(
+            f"{path or control}: no launcher answers, and without 'shoal up' it is not us who start nodes"
+        )
     step: Mapping[str, Any] = {}
     query = "?" + urlencode([("node", name) for name in names])
-    async with _asked(path, "POST", "/restart" + query, aiohttp.ClientTimeout(total=None)) as response:
+    async with Place(str(path)).asked("POST", "/restart" + query, aiohttp.ClientTimeout(total=None)) as response:
         async for line in response.content:
             step = json.loads(line)
             _say(_line(step))
@@ -167,27 +216,29 @@ def _line(step: Mapping[str, Any]) -> str:
     return "\n"  # after "is starting…", before the complaint
 
 
-async def quarantine(control: Path, release: str | None, *, as_json: bool = False) -> None:
+async def quarantine(control: Control, release: str | None, *, as_json: bool = False) -> None:
     """Show the quarantined images of all workers, or release one or ``all``. Raises ``NotPossible``."""
-    states = {path: await _state(path) for path in _answering(control) if path.stem != _LAUNCHER}
-    workers = [path for path, state in states.items() if state["service"] == "worker"]
+    states = {place: await _state(place) for place in places(control) if place.is_remote or place.name != _LAUNCHER}
+    workers = {place: state["name"] for place, state in states.items() if state["service"] == "worker"}
     if not workers:
         raise NotPossible(f"no worker answers in {control}")
-    found = [entry for path in workers for entry in await _quarantined(path)]
+    found = [(place, entry) for place in workers for entry in await _quarantined(place)]
     if release is None:
-        _say(json.dumps(found) + "\n" if as_json else _quarantine_table(found))
+        entries = [{"worker": workers[place], **entry} for place, entry in found]
+        _say(json.dumps(entries) + "\n" if as_json else _quarantine_table(entries))
         return
-    chosen = [entry for entry in found if release in ("all", entry["digest"])]
+    chosen = [(place, entry["digest"]) for place, entry in found if release in ("all", entry["digest"])]
     if release != "all" and not chosen:
         raise NotPossible(f"{release} is not in quarantine on any worker")
-    for entry in chosen:
-        async with _asked(control / f"{entry['worker']}.sock", "DELETE", f"/quarantine/{entry['digest']}"):
-            _say(f"{entry['worker']} takes {entry['digest']} again\n")
+    for place, digest in chosen:
+        async with place.asked("DELETE", f"/quarantine/{digest}"):
+            _say(f"{workers[place]} takes {digest} again\n")
 
 
-async def _quarantined(path: Path) -> list[dict[str, Any]]:
-    async with _asked(path, "GET", "/quarantine") as response:
-        return [{"worker": path.stem, **entry} for entry in (await response.json())["quarantined"]]
+async def _quarantined(place: Place) -> list[dict[str, Any]]:
+    async with place.asked("GET", "/quarantine") as response:
+        found: list[dict[str, Any]] = (await response.json())["quarantined"]
+        return found
 
 
 def _quarantine_table(found: list[dict[str, Any]]) -> str:
@@ -199,7 +250,7 @@ def _quarantine_table(found: list[dict[str, Any]]) -> str:
     return text if found else "no image is in quarantine\n"
 
 
-async def _show(control: Path, *, as_json: bool) -> None:
+async def _show(control: Control, *, as_json: bool) -> None:
     found = await nodes(control)
     _say(json.dumps(found) + "\n" if as_json else _table(found))
 
@@ -212,24 +263,6 @@ def _table(found: list[dict[str, Any]]) -> str:
         processes = ", ".join(f"{role} {' '.join(map(str, pids))}" for role, pids in node["pids"].items() if pids)
         text += row.format(node["name"], node["service"], node["state"], node.get("restarts", "-"), processes)
     return text
-
-
-@asynccontextmanager
-async def _asked(
-    path: Path, method: str, call: str, timeout: aiohttp.ClientTimeout = _ASKING
-) -> AsyncIterator[aiohttp.ClientResponse]:
-    """The answer of the process behind the unix socket ``path``. Raises ``NotPossible``."""
-    connector = aiohttp.UnixConnector(str(path))
-    try:
-        async with (
-            aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
-            session.request(method, f"http://admin{call}") as response,
-        ):
-            if not response.ok:
-                raise NotPossible((await response.json())["error"])
-            yield response
-    except (aiohttp.ClientError, TimeoutError) as error:
-        raise NotPossible(f"{path.stem} does not answer: {error or type(error).__name__}") from error
 
 
 def _end_of_process(path: Path) -> int:

@@ -30,6 +30,8 @@ from shoal import tls
 from shoal.sockets import check_path
 
 MIB = 1024 * 1024
+TABLES = ("gateway", "nginx", "worker")
+"""Of the file, each a service's."""
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(ge=0, le=86400)]
@@ -101,40 +103,10 @@ class InvalidSettings(ValueError):
         super().__init__("\n".join(problems))
 
 
-class Settings(BaseSettings):
-    """What a gateway and a worker have in common."""
+class Read(BaseSettings):
+    """Settings that are read from everywhere. ``section`` is their table in the file, and a part of their names."""
 
     section: ClassVar[str]
-
-    name: str = Field("", max_length=100, description="stable name of this instance; empty: host name and port")
-    zone: str = Field("", description="where it runs; travels with the member")
-    host: str = Field("127.0.0.1", description="address of the public listener")
-    internal_host: str = Field("127.0.0.1", description="address of the internal listener (checks, metrics, gateways)")
-    internal_port: Port = Field(0, description="port of the internal listener; 0: a free one")
-    public_url: str = Field("", description="the URL clients reach the public listener at; empty: host and port")
-    discovery: str = Field(description="consul://HOST:PORT, file:///DIR or static://HOST:PORT,…; required")
-    discovery_token: SecretStr = Field(SecretStr(""), description="access token for discovery (Consul ACL)")
-    max_body_bytes: Count = Field(20 * MIB, description="largest request body, bytes")
-    request_timeout: Seconds = Field(30.0, description="deadline of a request that names none, seconds")
-    longest_timeout: Seconds = Field(300.0, description="latest deadline that a request may name, seconds")
-    upload_timeout: Seconds = Field(30.0, description="longest wait for a body to arrive, seconds")
-    grace: Seconds = Field(20.0, description="wait between leaving discovery and closing the listeners, seconds")
-    drain_timeout: Seconds = Field(30.0, description="longest wait for requests to finish when stopping, seconds")
-    cors_origins: Origins = Field((), description="web pages that may call this from a browser: https://HOST:PORT,…")
-    certificate: File | None = Field(None, description="certificate of the public listener (PEM); none: plain HTTP")
-    certificate_key: File | None = Field(None, description="its key (PEM)")
-    internal_certificate: File | None = Field(
-        None, description="of the internal listener, and for calls to those of others (PEM); none: plain HTTP"
-    )
-    internal_key: File | None = Field(None, description="its key (PEM)")
-    internal_ca: File | None = Field(None, description="the CA of all internal certificates (PEM)")
-    admin: Admin = Field(
-        "", description="the admin listener: path of a unix socket, or https://HOST:PORT (mutual TLS); empty: none"
-    )
-    log_level: LogLevel = Field("info", description="debug, info, warning or error")
-    trusted_proxies: Networks = Field((), description="networks of proxies whose X-Forwarded-For is believed")
-    traces: str = Field("", description="OTLP/HTTP endpoint of a trace collector, http://HOST:4318; empty: none")
-    lifeline: bool = Field(False, description="stop at once when standard input closes (set by a parent process)")
 
     @classmethod
     def settings_customise_sources(
@@ -176,6 +148,40 @@ class Settings(BaseSettings):
     def effective(self) -> dict[str, Any]:
         """Every value as JSON-ready data, secrets hidden."""
         return self.model_dump(mode="json")
+
+
+class Settings(Read):
+    """What a gateway and a worker have in common."""
+
+    name: str = Field("", max_length=100, description="stable name of this instance; empty: host name and port")
+    zone: str = Field("", description="where it runs; travels with the member")
+    host: str = Field("127.0.0.1", description="address of the public listener")
+    internal_host: str = Field("127.0.0.1", description="address of the internal listener (checks, metrics, gateways)")
+    internal_port: Port = Field(0, description="port of the internal listener; 0: a free one")
+    public_url: str = Field("", description="the URL clients reach the public listener at; empty: host and port")
+    discovery: str = Field(description="consul://HOST:PORT, file:///DIR or static://HOST:PORT,…; required")
+    discovery_token: SecretStr = Field(SecretStr(""), description="access token for discovery (Consul ACL)")
+    max_body_bytes: Count = Field(20 * MIB, description="largest request body, bytes")
+    request_timeout: Seconds = Field(30.0, description="deadline of a request that names none, seconds")
+    longest_timeout: Seconds = Field(300.0, description="latest deadline that a request may name, seconds")
+    upload_timeout: Seconds = Field(30.0, description="longest wait for a body to arrive, seconds")
+    grace: Seconds = Field(20.0, description="wait between leaving discovery and closing the listeners, seconds")
+    drain_timeout: Seconds = Field(30.0, description="longest wait for requests to finish when stopping, seconds")
+    cors_origins: Origins = Field((), description="web pages that may call this from a browser: https://HOST:PORT,…")
+    certificate: File | None = Field(None, description="certificate of the public listener (PEM); none: plain HTTP")
+    certificate_key: File | None = Field(None, description="its key (PEM)")
+    internal_certificate: File | None = Field(
+        None, description="of the internal listener, and for calls to those of others (PEM); none: plain HTTP"
+    )
+    internal_key: File | None = Field(None, description="its key (PEM)")
+    internal_ca: File | None = Field(None, description="the CA of all internal certificates (PEM)")
+    admin: Admin = Field(
+        "", description="the admin listener: path of a unix socket, or https://HOST:PORT (mutual TLS); empty: none"
+    )
+    log_level: LogLevel = Field("info", description="debug, info, warning or error")
+    trusted_proxies: Networks = Field((), description="networks of proxies whose X-Forwarded-For is believed")
+    traces: str = Field("", description="OTLP/HTTP endpoint of a trace collector, http://HOST:4318; empty: none")
+    lifeline: bool = Field(False, description="stop at once when standard input closes (set by a parent process)")
 
     @property
     def public_files(self) -> tls.Files | None:
@@ -235,8 +241,11 @@ class GatewaySettings(Settings):
     @model_validator(mode="after")
     def _safe(self) -> Self:
         problems = self._wrong_certificates()
-        if self.authentication == "off" and not is_loopback(self.host):
-            problems.append(f"authentication is off, so host {self.host} is refused: only a loopback address may")
+        exposed = [host for host in (self.host, self.internal_host) if not is_loopback(host)]
+        if self.authentication == "off" and exposed:
+            problems.append(
+                f"authentication is off, so host {', '.join(exposed)} is refused: only a loopback address may"
+            )
         if self.authentication == "required" and self.api_keys is None:
             problems.append("api_keys is missing: make one with 'shoal keys add', or set authentication to off")
         if self.ticket_key is None:
@@ -337,9 +346,9 @@ def is_loopback(host: str) -> bool:
 
 def _table(path: str, section: str) -> dict[str, Any]:
     document = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    strangers = sorted(set(document) - {"gateway", "worker"})
+    strangers = sorted(set(document) - set(TABLES))
     if strangers:
-        raise ValueError(f"unknown table {', '.join(strangers)}; there are gateway and worker")
+        raise ValueError(f"unknown table {', '.join(strangers)}; there are {', '.join(TABLES)}")
     table = document.get(section, {})
     if not isinstance(table, dict):
         raise ValueError(f"{section} is not a table")

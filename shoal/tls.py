@@ -139,9 +139,12 @@ class Certificate:
             self._reminded = float("-inf")
             log.info("new certificate", extra=self._shown())
 
+    def is_ending(self, now: float) -> bool:
+        """Whether it is time to renew it, in seconds since 1970."""
+        return now > self.expires - min(_SOON, (self.expires - self._begins) / 5)
+
     def _remind(self) -> None:
-        soon = min(_SOON, (self.expires - self._begins) / 5)
-        if time.time() > self.expires - soon and time.monotonic() > self._reminded + _REMIND:
+        if self.is_ending(time.time()) and time.monotonic() > self._reminded + _REMIND:
             self._reminded = time.monotonic()
             log.warning("certificate expires soon, or has expired", extra=self._shown())
 

@@ -60,7 +60,7 @@ def _interval(text: str) -> float:
 
 
 def _client(options: argparse.Namespace, timeout: float) -> AsyncClient:
-    return AsyncClient(options.gateway, api_key=options.api_key, timeout=timeout)
+    return AsyncClient(options.gateway, api_key=options.api_key, timeout=timeout, ca=options.ca)
 
 
 async def _status(options: argparse.Namespace) -> int:

@@ -17,6 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from shoal.tls import Files
+
 START_TIMEOUT = 30.0
 ROOT = Path(__file__).parent.parent
 
@@ -51,7 +53,8 @@ def free_port() -> int:
 
 class ConsulServer:
     """Entering starts it. ``persistent`` keeps its data over a restart; ``management`` is the token of
-    default-deny ACLs, if any; ``tls`` adds an HTTPS port that wants client certificates."""
+    default-deny ACLs, if any; ``tls`` adds an HTTPS port that wants client certificates; ``checks`` is the certificate
+    that its agent, called ``node``, shows where it checks."""
 
     def __init__(
         self,
@@ -61,9 +64,10 @@ class ConsulServer:
         persistent: bool = False,
         management: str | None = None,
         tls: bool = False,
+        checks: Files | None = None,
     ) -> None:
         self._binary, self._directory, self._persistent = binary, directory, persistent
-        self._management, self._tls = management, tls
+        self._management, self._tls, self._checks = management, tls, checks
         self._process: subprocess.Popen[bytes] | None = None
         self.port, self.https_port = free_port(), free_port()
         self._ports = {"http": self.port, "dns": -1, "grpc": -1, "serf_wan": -1}
@@ -118,6 +122,10 @@ class ConsulServer:
             settings |= {"verify_incoming_https": True, "ca_file": str(self._directory / "consul-agent-ca.pem")}
             settings["cert_file"] = str(self._directory / "dc1-server-consul-0.pem")
             settings["key_file"] = str(self._directory / "dc1-server-consul-0-key.pem")
+        if self._checks:
+            certificate, key, ca = map(str, self._checks.all)
+            settings |= {"node_name": "node", "enable_agent_tls_for_checks": True}
+            settings |= {"cert_file": certificate, "key_file": key, "ca_file": ca}
         return settings
 
     def start(self) -> None:

@@ -27,6 +27,48 @@ class Mutant:
 
 MUTANTS = (
     Mutant(
+        "who has no certificate of the authority gets no connection",
+        "shoal/tls.py",
+        "context.verify_mode = ssl.CERT_REQUIRED",
+        "context.verify_mode = ssl.CERT_NONE",
+        "tests/test_tls.py::test_only_certificates_of_the_ca_connect",
+    ),
+    Mutant(
+        "a certificate's role decides who may call what",
+        "shoal/callers.py",
+        "if wanted is not None and not roles & wanted:",
+        "if wanted is not None and not roles:",
+        "tests/test_tls.py::test_who_may_call_what",
+    ),
+    Mutant(
+        "who has a certificate speaks to nobody without one",
+        "shoal/tls.py",
+        'if not url.startswith("https://"):',
+        "if not url:",
+        "tests/test_tls.py::test_a_caller_expects_a_role",
+    ),
+    Mutant(
+        "a new certificate that is broken changes nothing",
+        "shoal/tls.py",
+        "        except (OSError, ValueError) as error:\n            log.error(",
+        "        except KeyError as error:\n            log.error(",
+        "tests/test_tls.py::test_a_broken_file_keeps_the_certificate",
+    ),
+    Mutant(
+        "no child of a service speaks to systemd for it",
+        "shoal/notify.py",
+        '(os.environ.pop(n, "") for n',
+        '(os.environ.get(n, "") for n',
+        "tests/test_notify.py::test_what_systemd_asks_is_taken_from_the_environment",
+    ),
+    Mutant(
+        "a service that is not of use is not alive to systemd",
+        "shoal/notify.py",
+        "            if not lost:\n",
+        "            if lost or not lost:\n",
+        "tests/test_notify.py::test_it_is_alive_only_while_what_it_needs_holds",
+    ),
+    Mutant(
         "nobody who dies takes a job along that was promised by a 202",
         "worker/job_requests.py",
         "replace(offer, front=id, job",
@@ -134,7 +176,7 @@ MUTANTS = (
     Mutant(
         "a body is kept to be sent to a second worker",
         "gateway/app.py",
-        "if uploads >= _MOST_UPLOADS or",
+        "if uploads >= MOST_UPLOADS or",
         "if True or",
         "tests/test_faults.py::test_a_killed_worker_leaves_within_two_seconds[proxy]",
     ),

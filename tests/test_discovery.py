@@ -186,12 +186,14 @@ async def test_static_workers_are_there_for_ever() -> None:
             ("static-[::1]:8600", "http://[::1]:8600"),
             ("static-host:80", "http://host:80"),
         ]
+    async with connect("static+https://host:443") as discovery, discovery.watch("worker") as watch:
+        assert [member.internal_url for member in watch.directory] == ["https://host:443"]
 
 
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("", "starts with one of file://, static://, consul://, consul\\+https://"),
+        ("", "starts with one of file://, static://, static\\+https://, consul://, consul\\+https://"),
         ("zookeeper://h:1", "starts with one of"),
         ("consul:h", "starts with one of"),
         ("file://", "needs a directory"),

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from shoal import errors
-from shoal.errors import BadGateway, ExpiredTicket, QueueFull, ShoalError, from_body, from_code
+from shoal.answers import from_body
+from shoal.errors import BadGateway, ExpiredTicket, QueueFull, ShoalError, from_code
 
 Row = tuple[str, str, int, str, bool]
 

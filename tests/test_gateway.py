@@ -70,11 +70,12 @@ class Recorder(Node):
 
 @dataclass
 class Door:
-    """A gateway's public listener."""
+    """A gateway's public listener, and the URL of the internal one."""
 
     url: str
     session: aiohttp.ClientSession
     workers: list[Recorder]
+    internal: str = ""
 
     @property
     def uploads(self) -> list[Upload]:
@@ -110,8 +111,12 @@ async def door(tmp_path: Path, *workers: Recorder, publications: Publications | 
             gateway_metrics=GatewayMetrics(registry),
             registry=registry,
         )
-        async with TestServer(gateway.public_app()) as server, aiohttp.ClientSession() as session:
-            yield Door(str(server.make_url("/")), session, list(workers))
+        async with (
+            TestServer(gateway.public_app()) as server,
+            TestServer(gateway.internal_app()) as internal,
+            aiohttp.ClientSession() as session,
+        ):
+            yield Door(str(server.make_url("/")), session, list(workers), str(internal.make_url("")))
 
 
 def both(name: str, depth: int = 0, *, caches: bool = False) -> Recorder:

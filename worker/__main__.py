@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from shoal import processes, service, traces
+from shoal import notify, processes, service, traces
 from shoal.settings import InvalidSettings, WorkerSettings
 
 
@@ -20,6 +20,7 @@ def main() -> int:
     except InvalidSettings as error:
         sys.stderr.write("".join(f"worker: {problem}\n" for problem in error.problems))
         return 2
+    notifier = notify.Notifier.from_environment()
     if settings.lifeline:
         processes.die_with_parent()
     with tempfile.TemporaryDirectory(prefix="shoal-metrics-") as folder:
@@ -28,7 +29,7 @@ def main() -> int:
         traces.configure(settings.traces)
         from worker import supervisor
 
-        return service.run(supervisor.main(settings))
+        return service.run(supervisor.main(settings, notifier))
 
 
 def check(settings: WorkerSettings) -> None:

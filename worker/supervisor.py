@@ -25,7 +25,7 @@ from prometheus_client import CollectorRegistry
 
 import discovery
 from discovery import Member, publications
-from shoal import admin, logs, metrics, processes, publication, service, tls
+from shoal import admin, logs, metrics, notify, processes, publication, service, tls
 from shoal.keeper import Keeper, keeping
 from shoal.processes import Child
 from shoal.settings import WorkerSettings
@@ -41,13 +41,16 @@ from worker.watch import TICK, Watch
 log = logging.getLogger(__name__)
 
 _REDIS_START = 10.0
+_LATE_SECONDS = 10.0
+_LAST_SECONDS = 60.0  # that ending the children may take beyond the grace and the drain
 
 
 class Supervisor:
     """One node. ``run`` is its whole life."""
 
-    def __init__(self, settings: WorkerSettings) -> None:
+    def __init__(self, settings: WorkerSettings, notifier: notify.Notifier) -> None:
         self.settings = settings
+        self._notifier = notifier
         self.incarnation = uuid.uuid4().hex
         self.draining = False
         self.name = settings.name
@@ -60,6 +63,7 @@ class Supervisor:
         self._loaded = asyncio.Event()
         self._useful = asyncio.Event()
         self._metrics = metrics.SupervisorMetrics(CollectorRegistry())
+        self._watched = time.monotonic()
 
     def __repr__(self) -> str:
         return f"<Supervisor {self.name}: {self.models}, {'draining' if self.draining else 'serving'}>"
@@ -111,6 +115,9 @@ class Supervisor:
                 keep=self._keeper,
                 is_asked_for=lambda key: self.fronts is not None and self.fronts.are_asked_for(key),
             )
+            self._notifier.say("loading models")
+            self._watched = time.monotonic()
+            self._notifier.need("watch over the children", self._is_watching)
             following = models.serve(watch, self.name)
             await stack.enter_async_context(service.background(following, self._tell_fronts(), self._watch(queue)))
             if not await _first(self._loaded.wait(), stop.requested()):
@@ -137,6 +144,7 @@ class Supervisor:
     async def _be_member(self, backend: discovery.Discovery, place: Place, stop: service.Stop) -> None:
         """Be registered until ``stop``, then say that the node drains."""
         async with backend.membership(self._member(place)) as membership:
+            self._notifier.ready(f"ready: {', '.join(self._keys()) or 'no model yet'}")
             processes.tell_parent(
                 {
                     "event": "ready",
@@ -156,6 +164,8 @@ class Supervisor:
                 await membership.update(self._member(place))
             self.draining = True
             self._broadcast()
+            seconds = self.settings.grace + self.settings.drain_timeout + _LAST_SECONDS
+            self._notifier.draining("draining", seconds=seconds)
             processes.tell_parent({"event": "draining"})
 
     def _member(self, place: Place) -> Member:
@@ -270,6 +280,11 @@ class Supervisor:
                 for keeper in self.courier.keepers:
                     watch.check("courier", keeper, self.courier.vitals)
             await watch.check_redis(list(self.models))
+            self._watched = time.monotonic()
+
+    def _is_watching(self) -> bool:
+        """Whether the children are looked after: what hangs among them is then replaced, and we need not be."""
+        return time.monotonic() - self._watched < _LATE_SECONDS
 
 
 async def _first(*waits: Any) -> bool:
@@ -297,7 +312,7 @@ async def _answers(path: str) -> None:
                 await asyncio.sleep(0.02)
 
 
-async def main(settings: WorkerSettings) -> int:
+async def main(settings: WorkerSettings, notifier: notify.Notifier) -> int:
     """Run a worker until it is told to stop. Returns the exit code."""
     stop = service.Stop()
     stop.listen()
@@ -305,9 +320,9 @@ async def main(settings: WorkerSettings) -> int:
     code = 0
     try:
         async with service.background(
-            *([service.hold_lifeline(service.lines_of_stdin())] if settings.lifeline else [])
+            *([service.hold_lifeline(service.lines_of_stdin())] if settings.lifeline else []), notifier.keep_telling()
         ):
-            await Supervisor(settings).run(stop)
+            await Supervisor(settings, notifier).run(stop)
     except* (CannotStart, devices.NoSuchDevice, redis_server.NoRedisServer) as group:
         log.error("cannot start", extra={"error": str(_leaf(group))})
         code = 1

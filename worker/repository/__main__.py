@@ -12,6 +12,7 @@ from typing import Any
 
 import discovery
 from discovery import Discovery, DiscoveryUnavailable
+from shoal.client import AsyncClient
 from shoal.errors import ShoalError
 from shoal.publication import Publication
 from worker.models.packaged import MissingPackage
@@ -112,9 +113,13 @@ async def _add(backend: Discovery, options: argparse.Namespace) -> int:
     else:
         _say(commands.noted(added.notes) + telling.next_steps(added.version, added.change))
     if options.wait is not None:
-        await waiting.until_ready(options.gateway, options.api_key, after, added.version, options.wait, _note)
+        await waiting.until_ready(_gateway(options), after, added.version, options.wait, _note)
         _note(f"{after.model}@{added.version} is ready")
     return 0
+
+
+def _gateway(options: argparse.Namespace) -> AsyncClient:
+    return AsyncClient(options.gateway, api_key=options.api_key, timeout=10, ca=options.ca)
 
 
 def _note(line: str) -> None:
@@ -134,7 +139,7 @@ async def _list(backend: Discovery, options: argparse.Namespace) -> int:
 
 async def _show(backend: Discovery, options: argparse.Namespace) -> int:
     found = _existing(options.name, await publishing.published(backend, options.name))
-    workers = await waiting.workers_of(options.gateway, options.api_key) if options.gateway else None
+    workers = await waiting.workers_of(_gateway(options)) if options.gateway else None
     if not options.json:
         return _say(telling.described(found, workers))
     states = {} if workers is None else {"workers": {w["name"]: _of(found.model, w["models"]) for w in workers}}

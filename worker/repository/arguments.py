@@ -146,6 +146,9 @@ def _gateway(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--api-key", default=os.environ.get("SHOAL_API_KEY"), metavar="KEY", help="default: $SHOAL_API_KEY"
     )
+    parser.add_argument(
+        "--ca", default=os.environ.get("SHOAL_CA"), metavar="FILE", help="trust only these (PEM); default: $SHOAL_CA"
+    )
 
 
 def _json(parser: argparse.ArgumentParser) -> None:

@@ -21,16 +21,15 @@ class NotLoaded(Exception):
     """A worker cannot load the version, or not in time."""
 
 
-async def workers_of(gateway: str, api_key: str | None) -> list[dict[str, Any]]:
+async def workers_of(gateway: AsyncClient) -> list[dict[str, Any]]:
     """The workers that a gateway knows. Raises ``ShoalError``."""
-    async with AsyncClient(gateway, api_key=api_key, timeout=10) as client:
-        found: list[dict[str, Any]] = (await client.status())["workers"]
+    async with gateway:
+        found: list[dict[str, Any]] = (await gateway.status())["workers"]
         return found
 
 
 async def until_ready(
-    gateway: str,
-    api_key: str | None,
+    gateway: AsyncClient,
     publication: Publication,
     version: str,
     seconds: float,
@@ -39,9 +38,9 @@ async def until_ready(
     """Return when every worker that loads the model has the version ready. Raises ``NotLoaded`` with the reason."""
     key, told = model_key(publication.model, version), ""
     try:
-        async with asyncio.timeout(seconds), AsyncClient(gateway, api_key=api_key, timeout=10) as client:
+        async with asyncio.timeout(seconds), gateway:
             while True:
-                states = progress((await client.status())["workers"], publication, key)
+                states = progress((await gateway.status())["workers"], publication, key)
                 line = ", ".join(f"{name}: {state}" for name, state in states.items())
                 if line != told:
                     tell(line)
@@ -52,7 +51,7 @@ async def until_ready(
     except TimeoutError as error:
         raise NotLoaded(f"{key} is not ready after {seconds:g} seconds: {told or 'no worker is to load it'}") from error
     except ShoalError as error:
-        raise NotLoaded(f"{gateway} does not tell: {error.code}: {error.message}") from error
+        raise NotLoaded(f"{gateway!r} does not tell: {error.code}: {error.message}") from error
 
 
 def progress(workers: list[dict[str, Any]], publication: Publication, key: str) -> dict[str, str]:

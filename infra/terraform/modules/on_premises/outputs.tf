@@ -1,0 +1,9 @@
+output "inventory" {
+  description = "The inventory, as YAML: terraform output -raw inventory > inventory.yml"
+  value       = yamlencode(local.inventory)
+}
+
+output "url" {
+  description = "Where clients ask, when the public name points at the gateways."
+  value       = "https://${var.domain}"
+}
