@@ -59,9 +59,9 @@ mutants: $(VENV)/dev  ## take promises out of the code and see that a test notic
 	export REDIS_BIN="$$(tests/tools/redis.sh .tools $(BIN)/python)" && \
 	PATH="$$(dirname "$$REDIS_BIN"):$$PATH" $(BIN)/python -m tests.mutants
 
-rehearsal: $(VENV)/dev $(ANSIBLE)/ready  ## a fleet of booted hosts on this machine, as root: docs/ansible.md
+rehearsal: $(VENV)/dev $(ANSIBLE)/ready  ## a fleet of booted hosts on this machine, as root: docs/rehearsal.md
 	$(BIN)/python -m rehearsal $(or $(REHEARSAL),run --ansible $(ANSIBLE)/bin \
-	--results docs/rehearsal.json --page docs/ansible.md)
+	--results docs/rehearsal.json --page docs/rehearsal.md)
 
 lint-infra: $(ANSIBLE)/ready  ## what Ansible's own lint says of the playbooks
 	cd infra/ansible && PATH="$(CURDIR)/$(ANSIBLE)/bin:$$PATH" ansible-lint --offline --profile production
