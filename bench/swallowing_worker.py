@@ -9,6 +9,7 @@ import asyncio
 import sys
 import time
 import uuid
+from typing import cast
 
 import msgspec
 import uvloop
@@ -33,8 +34,7 @@ class Swallowing(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are not of asyncio's classes
 
     def data_received(self, data: bytes) -> None:
         if self._left:
