@@ -28,9 +28,9 @@ class Costs:
     """CPU seconds, unless it says bytes. ``poll`` is at the gateway, ``polled`` at the worker; ``member`` is one member
     in a directory that a gateway takes, of which each change brings all."""
 
-    lookup: float = 0.80e-3
-    image: float = 1.6e-3
-    poll: float = 0.105e-3
+    lookup: float = 0.70e-3
+    image: float = 1.9e-3
+    poll: float = 0.12e-3
     polled: float = 0.8e-3
     member: float = 25e-6
     member_bytes: float = 1540

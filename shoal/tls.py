@@ -33,8 +33,8 @@ def name_of(role: str) -> str:
 
 def roles_in(certificate: Mapping[str, Any] | None) -> frozenset[str]:
     """The roles that a verified certificate names, as ``ssl`` shows it."""
-    names = (certificate or {}).get("subjectAltName", ())
-    return frozenset(name.removesuffix(_DOMAIN) for kind, name in names if kind == "DNS" and name.endswith(_DOMAIN))
+    said = [name.lower() for kind, name in (certificate or {}).get("subjectAltName", ()) if kind == "DNS"]
+    return frozenset(name.removesuffix(_DOMAIN) for name in said if name.endswith(_DOMAIN))
 
 
 @dataclass(frozen=True)

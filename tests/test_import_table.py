@@ -7,6 +7,7 @@ import importlib
 import json
 import subprocess
 import sys
+from configparser import ConfigParser
 from importlib import metadata
 from pathlib import Path
 
@@ -182,6 +183,23 @@ BLIND_TO_MODELS = [
 def test_another_format_or_task_touches_neither_gateway_nor_front_nor_queue(path: Path) -> None:
     text = path.read_text(encoding="utf-8").lower()
     assert [word for word in sorted(MODEL_WORDS) if word in text] == []
+
+
+def test_the_wheel_has_every_package() -> None:
+    settings = ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    packages = settings["options"]["packages"].split()
+    shipped = {path.parent for top in packages if "." not in top for path in sources(top)}
+    assert sorted(".".join(folder.relative_to(ROOT).parts) for folder in shipped) == sorted(packages)
+
+
+def test_the_containers_are_made_of_every_package() -> None:
+    """What .dockerignore does not let through, the wheel in an image would lack without a word."""
+    settings = ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    let_through = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    tops = {f"!{package}" for package in settings["options"]["packages"].split() if "." not in package}
+    assert tops <= set(let_through)
 
 
 def test_the_client_has_one_dependency() -> None:

@@ -193,6 +193,9 @@ async def test_a_renewed_certificate_is_in_use_without_a_failure(ours: Authority
                 async with session.get(url) as response:
                     answered[1] += response.status == 200
 
+        async def has_more_than(before: list[int]) -> bool:
+            return all(now > then + 1 for now, then in zip(answered, before, strict=True))
+
         async def is_shown(serial: int) -> bool:
             return await shown_serial(url, ours.internal("nginx").calling()) == serial
 
@@ -202,11 +205,13 @@ async def test_a_renewed_certificate_is_in_use_without_a_failure(ours: Authority
                 group.create_task(keep_calling(session))
             first = ours.serial("worker1")
             assert await is_shown(first)
+            await eventually_async(lambda: has_more_than([0, 0]), within=60, what="there are answers")
             ours.issue("worker1:worker,127.0.0.1", "gateway1:gateway")
             assert ours.serial("worker1") != first
-            await eventually_async(lambda: is_shown(ours.serial("worker1")), within=20, what="the new certificate")
+            await eventually_async(lambda: is_shown(ours.serial("worker1")), within=60, what="the new certificate")
+            since = list(answered)
+            await eventually_async(lambda: has_more_than(since), within=60, what="there are still answers")
             stop.set()
-        assert min(answered) > 10, answered
 
 
 async def test_who_has_a_certificate_of_the_last_ca_is_refused(ours: Authority) -> None:
@@ -227,17 +232,17 @@ async def test_who_has_a_certificate_of_the_last_ca_is_refused(ours: Authority) 
         assert not await answers(new.internal("nginx"))
         ours.ca.write_text(last + new.ca.read_text())
         both = tls.Files(new.folder / "nginx.pem", new.folder / "nginx.key", ours.ca)
-        await eventually_async(lambda: answers(both), within=20, what="the new CA is trusted")
+        await eventually_async(lambda: answers(both), within=60, what="the new CA is trusted")
         assert await answers(former)
         for name in ("worker1.key", "worker1.pem"):
             shutil.copy(new.folder / name, ours.folder / name)
-        await eventually_async(lambda: answers(new.internal("nginx")), within=20, what="the new certificate")
+        await eventually_async(lambda: answers(new.internal("nginx")), within=60, what="the new certificate")
         ours.ca.write_text(new.ca.read_text())
 
         async def is_refused() -> bool:
             return not await answers(tls.Files(former.certificate, former.key, new.ca))
 
-        await eventually_async(is_refused, within=20, what="the last CA is trusted no more")
+        await eventually_async(is_refused, within=60, what="the last CA is trusted no more")
 
 
 @pytest.mark.parametrize("spoilt", ["worker1.pem", "worker1.key", "ca.pem"])
@@ -253,11 +258,11 @@ async def test_a_broken_file_keeps_the_certificate(
     async with listener(ours.internal("worker1")) as url:
         # In the same second as before, and just as long
         (ours.folder / spoilt).write_text(good.replace("M", "!"))
-        await eventually_async(lambda: said("the old one stays"), within=20, what="an error is logged")
+        await eventually_async(lambda: said("the old one stays"), within=60, what="an error is logged")
         expected = Authority(ours.folder)
         assert await status(url, _with_good_ca(expected, good if spoilt == "ca.pem" else None)) == 200
         (ours.folder / spoilt).write_text(good)
-        await eventually_async(lambda: said("new certificate"), within=20, what="the good one is used again")
+        await eventually_async(lambda: said("new certificate"), within=60, what="the good one is used again")
         assert await status(url, ours.internal("gateway1")) == 200
     assert caplog.text.count("the old one stays") == 1
 
@@ -307,7 +312,7 @@ def test_what_a_certificate_names(text: str, names: list[str]) -> None:
     assert [str(name.value) for name in Wanted.parse(text).names()] == names
 
 
-@pytest.mark.parametrize("text", ["", ":worker", "a:", "a:boss", "ca", "a/b:worker", "a,", "a,worker.shoal", "x.shoal"])
+@pytest.mark.parametrize("text", ["", ":worker", "a:", "a:boss", "ca", "a/b:worker", "a,", "a,WORKER.Shoal", "x.shoal"])
 def test_what_is_not_issued(text: str) -> None:
     with pytest.raises(ValueError, match=r"NAME:ROLE|there is no role"):
         Wanted.parse(text)

@@ -35,13 +35,16 @@ async def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         agents = max(2, -(-arguments.workers // arguments.per_agent))
         quorum = await stack.enter_async_context(local_quorum(arguments.consul, folder, agents))
         _say(f"{quorum!r}")
+        options = [f"--whole-fleet={arguments.whole_fleet}", f"--gateways-per-worker={arguments.gateways_per_worker}"]
         urls = [agent.url.replace("http", "consul", 1) for agent in quorum.agents if not agent.is_server]
         connector = TCPConnector(limit=0, keepalive_timeout=60)
         timeout = ClientTimeout(total=10)
         session = await stack.enter_async_context(ClientSession(connector=connector, timeout=timeout))
         fleets = [
             await stack.enter_async_context(
-                fleet(name, urls, workers, gateways, key=key, keys=keys, folder=folder, session=session)
+                fleet(
+                    name, urls, workers, gateways, key=key, keys=keys, folder=folder, session=session, options=options
+                )
             )
             for name, workers, gateways in (("few", FEW, 1), ("many", arguments.workers, arguments.gateways))
         ]
@@ -59,6 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.fleet", description=__doc__)
     parser.add_argument("--workers", type=int, default=200, help="simulated workers of the large fleet")
     parser.add_argument("--gateways", type=int, default=3, help="its gateways")
+    parser.add_argument("--whole-fleet", type=int, default=400, help="the setting whole_fleet of the gateways")
+    parser.add_argument("--gateways-per-worker", type=int, default=4, help="likewise")
     parser.add_argument("--rate", type=float, default=200.0, help="lookups a second at one gateway")
     parser.add_argument("--seconds", type=float, default=5.0, help="of one measurement")
     parser.add_argument("--rounds", type=int, default=3)

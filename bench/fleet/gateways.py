@@ -19,7 +19,7 @@ from shoal.processes import Child
 
 _READY_SECONDS = 60.0
 _STOP_SECONDS = 5.0
-_LOOK_SECONDS = 0.02
+_LOOK_SECONDS = 0.05
 _GONE = ("gone", "draining", "unreachable", "silent")
 _OK = 200
 _UPLOADS = 0.25

@@ -18,7 +18,7 @@ from bench.fleet.workers import Crowd, Order
 from shoal.processes import Child
 
 _SECONDS_PER_IMAGE = 0.01
-_READY_SECONDS = 60.0
+_READY_SECONDS = 120.0
 
 
 @dataclass
