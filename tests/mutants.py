@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-COPIED = ("shoal", "discovery", "gateway", "worker", "tests")
+COPIED = ("shoal", "discovery", "gateway", "nginx", "worker", "tests")
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,34 @@ class Mutant:
 
 
 MUTANTS = (
+    Mutant(
+        promise="two workers at most may have executed an upload that nginx carries",
+        file="gateway/forwarding.py",
+        old="state.uploads >= MOST_UPLOADS or",
+        new="False or",
+        test="tests/test_forwarding.py::test_two_workers_at_most_may_have_executed_an_upload",
+    ),
+    Mutant(
+        promise="a worker that refused is not asked again by nginx",
+        file="gateway/forwarding.py",
+        old="outcome.answered and choice.worker.incarnation in state.tried",
+        new="False",
+        test="tests/test_forwarding.py::test_who_refused_is_not_asked_again",
+    ),
+    Mutant(
+        promise="a client cannot write what is between nginx and a gateway",
+        file="nginx/locations.py",
+        old="""{forwarding.STATE: '""', forwarding.OUTCOME: '""'}""",
+        new="{}",
+        test="tests/test_nginx.py::test_the_headers_between_us_are_nobody_elses",
+    ),
+    Mutant(
+        promise="the last gateways stay when discovery knows none",
+        file="nginx/following.py",
+        old='if role == "gateway" and not members:',
+        new="if False:",
+        test="tests/test_nginx_following.py::test_gateways_come_and_go[file]",
+    ),
     Mutant(
         "who has no certificate of the authority gets no connection",
         "shoal/tls.py",

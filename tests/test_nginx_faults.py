@@ -14,6 +14,7 @@ from itertools import count
 import aiohttp
 import pytest
 
+from chaos.scenarios import stopped
 from shoal import AsyncClient
 from tests.clusters import Cluster, eventually_async, up
 from tests.nginx_server import Nginx, following
@@ -128,6 +129,19 @@ async def test_a_killed_worker_loses_nothing(fleet: Cluster, nginx: Nginx) -> No
     assert load.failures == {}
     statuses = Counter(line["upstream_status"] for line in nginx.accesses())
     assert any("502" in status and status.endswith("200") for status in statuses), statuses  # somebody noticed
+
+
+async def test_a_paused_worker_loses_nothing(fleet: Cluster, nginx: Nginx) -> None:
+    """nginx hears nothing of its silence, so what is there goes elsewhere after some seconds."""
+    pids = [pid for numbers in fleet.worker(1)["pids"].values() for pid in numbers]
+
+    async def given_up() -> bool:
+        return any("504" in line["upstream_status"] and line["status"] == "200" for line in nginx.accesses())
+
+    async with flowing(fleet, nginx) as load:
+        with stopped(pids):
+            await eventually_async(given_up, within=60, what="a request that was sent elsewhere")
+    assert load.failures == {}
 
 
 async def test_a_killed_gateway_loses_nothing(fleet: Cluster, nginx: Nginx) -> None:
