@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-COPIED = ("shoal", "discovery", "gateway", "nginx", "worker", "tests")
+COPIED = ("shoal", "discovery", "gateway", "nginx", "worker", "cloud", "tests")
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,20 @@ MUTANTS = (
         old='if role == "gateway" and not members:',
         new="if False:",
         test="tests/test_nginx_following.py::test_gateways_come_and_go[file]",
+    ),
+    Mutant(
+        "an instance that drains has its group wait",
+        "cloud/lifecycle.py",
+        "                    group.wait_longer(DRAINED, name)\n",
+        "                    pass\n",
+        "tests/test_cloud.py::test_an_instance_says_when_it_is_useful_and_leaves_when_its_group_terminates_it",
+    ),
+    Mutant(
+        "a group is as large as the gateway that wants most says",
+        "cloud/scaling.py",
+        "    greatest = wishes.greatest(MINUTES)\n",
+        "    greatest = gateway.desired()\n",
+        "tests/test_cloud.py::test_the_group_gets_what_the_gateway_that_wants_most_wants",
     ),
     Mutant(
         "who has no certificate of the authority gets no connection",

@@ -17,7 +17,7 @@ from tests import aws_schema
 from tests.consul_server import ROOT
 
 TERRAFORM = ROOT / "infra" / "terraform"
-SECONDS = 110.0
+SECONDS = 280.0
 _USED = re.compile(r'^\s*(resource|data) "(aws_\w+)"', re.M)
 
 

@@ -21,6 +21,8 @@ PROVIDED = [
 ]
 BARE = ["modules/on_premises", "examples/on_premises"]
 
+pytestmark = pytest.mark.timeout(300)
+
 FAULTS = [
     ("a resource that is not", "modules/network/main.tf", 'resource "aws_vpc" "this"', 'resource "aws_vcp" "this"'),
     ("an argument that is not", "modules/hosts/main.tf", "max_size  ", "maximum_size  "),
