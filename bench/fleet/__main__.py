@@ -43,7 +43,16 @@ async def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         fleets = [
             await stack.enter_async_context(
                 fleet(
-                    name, urls, workers, gateways, key=key, keys=keys, folder=folder, session=session, options=options
+                    name,
+                    urls,
+                    workers,
+                    gateways,
+                    key=key,
+                    keys=keys,
+                    folder=folder,
+                    session=session,
+                    options=options,
+                    check_interval=arguments.check_interval,
                 )
             )
             for name, workers, gateways in (("few", FEW, 1), ("many", arguments.workers, arguments.gateways))
@@ -69,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--mass", type=int, default=50, help="workers that come or go at once")
     parser.add_argument("--per-agent", type=int, default=50, help="workers that one Consul agent carries")
+    parser.add_argument("--check-interval", type=float, default=1.0, help="of Consul, seconds")
     parser.add_argument("--without-faults", action="store_true", help="leave Consul alone")
     parser.add_argument("--total-seconds", type=float, default=540.0, help="give up after this")
     parser.add_argument("--consul", default=os.environ.get("CONSUL_BIN") or shutil.which("consul"))

@@ -28,6 +28,7 @@ from shoal import processes, service
 KEY = "lite0@1"
 _CAPACITY = 512
 _RECONCILE = 10.0  # not 2, as of a worker: here one process and a few agents do it for all of them
+_AT_ONCE, _BETWEEN = 50, 1.0  # one process registers for all
 _TOLD_SECONDS = 1.2  # a worker says that it drains before it leaves: as long as a gateway may take to hear of it
 
 
@@ -63,8 +64,13 @@ class Process:
         return f"<Process of {len(self._workers)} simulated workers>"
 
     async def add(self, count: int) -> list[str]:
-        """Start so many. Returns their incarnations."""
-        return list(await asyncio.gather(*(self._start() for _ in range(count))))
+        """Start so many, some at a time. Returns their incarnations."""
+        started: list[str] = []
+        while len(started) < count:
+            some = min(_AT_ONCE, count - len(started))
+            started += await asyncio.gather(*(self._start() for _ in range(some)))
+            await asyncio.sleep(_BETWEEN if len(started) < count else 0)
+        return started
 
     async def carry_out(self, order: Order) -> list[str]:
         """Returns the incarnations of the workers that it was about."""

@@ -18,7 +18,7 @@ from bench.fleet.workers import Crowd, Order
 from shoal.processes import Child
 
 _SECONDS_PER_IMAGE = 0.01
-_READY_SECONDS = 120.0
+_READY_SECONDS = 90.0
 
 
 @dataclass
@@ -60,9 +60,10 @@ async def fleet(
     folder: Path,
     session: ClientSession,
     options: Sequence[str] = (),
+    check_interval: float = 1.0,
 ) -> AsyncIterator[Fleet]:
     """Start it at the Consul ``agents`` (URLs); entering waits until every gateway has polled every worker."""
-    urls = [f"{agent}?service_prefix={name}" for agent in agents]
+    urls = [f"{agent}?service_prefix={name}&check_interval={check_interval:g}" for agent in agents]
     crowd = Crowd(name, urls, str(keys), workers, _SECONDS_PER_IMAGE)
     with (folder / f"{name}.log").open("ab") as log:
         child = await Child.start(name, [sys.executable, "-m", "bench.fleet.workers"], stderr=log)
