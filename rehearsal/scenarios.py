@@ -17,7 +17,7 @@ from rehearsal.playbooks import Ansible, Played
 from rehearsal.report import Step
 from shoal.errors import ShoalError
 
-# A closed loop: on a machine that the hosts share with the load, arrivals that are due would find it too slow to send them.
+# A closed loop: where hosts and load share a machine, an open one would find it too slow to send what is due.
 _LOAD = ("--users", "6", "--spawn-rate", "6", "--wait", "0.3", "--mode", "both", "--timeout", "30", "--pictures", "4")
 _LEAST_LOAD_SECONDS = 20.0
 _READY_SECONDS = 120.0
