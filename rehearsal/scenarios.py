@@ -17,7 +17,8 @@ from rehearsal.playbooks import Ansible, Played
 from rehearsal.report import Step
 from shoal.errors import ShoalError
 
-_LOAD = ("--rate", "10", "--mode", "both", "--timeout", "30", "--pictures", "4")
+# A closed loop: where hosts and load share a machine, an open one would find it too slow to send what is due.
+_LOAD = ("--users", "6", "--spawn-rate", "6", "--wait", "0.3", "--mode", "both", "--timeout", "30", "--pictures", "4")
 _LEAST_LOAD_SECONDS = 20.0
 _READY_SECONDS = 120.0
 _LEADER_SECONDS = 60.0
