@@ -13,7 +13,7 @@ from rehearsal.cluster import Cluster, wait_until
 from rehearsal.control import ask
 from rehearsal.load import Sent, load
 from rehearsal.place import Place
-from rehearsal.playbooks import Ansible, Played
+from rehearsal.playbooks import Ansible, PlaybookFailed, Played
 from rehearsal.report import Step
 from shoal.errors import ShoalError
 
@@ -105,6 +105,36 @@ def rollback(stage: Stage, step: Step) -> None:
     _check_version(stage, step, stage.versions[0])
 
 
+def bad_update(stage: Stage, step: Step) -> None:
+    """An update that does not start: its worker is asked for a model that there is none of."""
+    stage.describe(stage.versions[1])
+    first, *others = stage.hosts("workers")
+    with stage.loaded(step, "bad"):
+        try:
+            stage.ansible.play(
+                "rolling", "--extra-vars", json.dumps({"worker_settings": {"models": ["no-such-model"]}})
+            )
+            stopped = False
+        except PlaybookFailed:
+            stopped = True
+        step.check("`rolling.yml` stops", f"at {first}", stopped)
+        ready = stage.cluster().ready()
+        step.check("the other workers go on", ", ".join(ready), ready == others)
+        stage.describe(stage.versions[0])
+        _tell(step, stage.ansible.play("rollback"))
+    _check_version(stage, step, stage.versions[0])
+
+
+def rotate_keys(stage: Stage, step: Step) -> None:
+    """Every key at once. The load keeps its API key, which counts until it is taken back."""
+    with stage.loaded(step, "keys"):
+        _tell(step, stage.ansible.play("rotate_keys"))
+    _tell(step, stage.ansible.play("rotate_keys", "--tags", "retire_api_keys"))
+    kept = len(stage.ansible.secrets()["vault_ticket_keys"])
+    step.check("the old ticket key is forgotten", f"{kept} in the vault", kept == 1)
+    predictions(stage, step)
+
+
 def rebuild(stage: Stage, step: Step) -> None:
     host = stage.hosts("workers")[-1]
     ask(stage.place, "wipe", host)
@@ -133,6 +163,8 @@ SCENARIOS: Mapping[str, tuple[str, Callable[[Stage, Step], None]]] = {
     "again": ("`site.yml` again, and with `--check`", again),
     "rolling": ("`rolling.yml` to the next version, under load", rolling),
     "rollback": ("`rollback.yml` to the version before, under load", rollback),
+    "bad_update": ("`rolling.yml` to a version that does not start, then `rollback.yml`, under load", bad_update),
+    "rotate_keys": ("`rotate_keys.yml`, all keys, under load", rotate_keys),
     "rebuild": ("a worker's host destroyed, then `site.yml --limit`", rebuild),
     "leader": ("the Consul leader killed, under load", leader_lost),
 }
