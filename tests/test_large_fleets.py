@@ -418,14 +418,14 @@ async def test_thirty_simulated_workers_behind_two_gateways(tmp_path: Path) -> N
                 await asked.run(0.5, request)
             assert asked.failed == 0
 
-        async def many_have_executed() -> bool:
+        async def several_have_executed() -> bool:
             async with session.get(f"{fleet.gateways[0].url}/status") as response:
                 status = await response.json()
             assert (len(status["workers"]), status["elsewhere"]) == (30, 0)
             images = [int(load["images"]) for each in status["workers"] for load in each["models"].values()]
-            return sum(count > 0 for count in images) > 15
+            return sum(count > 0 for count in images) > 5
 
-        await eventually_async(many_have_executed, within=20, what="reports of images from most workers")
+        await eventually_async(several_have_executed, within=20, what="reports of images from several workers")
         # And every gateway hears of those that come, leave and die
         orders: Sequence[tuple[Order, bool]] = (
             (Order("add", count=2), True),
