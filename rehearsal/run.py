@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import configparser
 import datetime
+import json
 import os
 import platform
 import shutil
@@ -27,6 +28,7 @@ from shoal.errors import ShoalError
 ROOT = Path(__file__).parent.parent
 MODEL = "fake"
 DOMAIN = "shoal.test"
+PARTS = {"worker": ["worker", "onnx"]}
 _FAILURES = (PlaybookFailed, ShoalError, OSError, TimeoutError, subprocess.SubprocessError, LookupError, ValueError)
 
 
@@ -101,7 +103,11 @@ def _build(programs: Path, versions: tuple[str, str], place: Place) -> None:
     shutil.rmtree(_wheelhouse(place), ignore_errors=True)  # a version is built once, and this source is another
     _wheelhouse(place).mkdir(mode=0o700, parents=True)
     for version in versions:
-        wanted = f"shoal_version={version}", f"shoal_wheelhouse={_wheelhouse(place)}"
+        wanted = (
+            f"shoal_version={version}",
+            f"shoal_wheelhouse={_wheelhouse(place)}",
+            json.dumps({"shoal_parts": PARTS}),
+        )
         command = [str(programs / "ansible-playbook"), str(ROOT / "infra/ansible/wheelhouse.yml")]
         environ = os.environ | {"ANSIBLE_CONFIG": str(ROOT / "infra/ansible/ansible.cfg")}
         environ.pop("PYTHONPATH", None)
