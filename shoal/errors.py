@@ -38,8 +38,8 @@
     ├── FetchFailed                  424 fetch_failed
     │   └── FetchTimeout             424 fetch_timeout
     ├── QueueFull                    429 queue_full          retryable
-    ├── TooManyRequests              429 too_many_requests   retryable
     ├── TooManyListeners             429 too_many_listeners  retryable
+    ├── TooManyRequests              429 too_many_requests   retryable
     ├── HeadTooLarge                 431 head_too_large
     ├── ModelFailed                  500 model_failed
     ├── ModelCrashed                 500 model_crashed

@@ -195,6 +195,7 @@ async def _is(value: bool) -> bool:
 async def test_a_slow_listener_misses_states(tmp_path: Path) -> None:
     async with scene(Node("a", {"fake@1": load()})) as s:
         events = Events("g", s.fleet)
+        events._listeners = 1  # the one below
         written: list[str] = []
         reads = asyncio.Event()
 
@@ -218,6 +219,7 @@ async def test_what_stays_the_same_is_not_told_again(tmp_path: Path) -> None:
     worker = Node("a", {"fake@1": load()})
     async with scene(worker) as s:
         events = Events("g", s.fleet)
+        events._listeners = 1
         for _ in range(100):  # until the last minute is full
             events.look()
         news = events._news
