@@ -8,7 +8,7 @@ from nginx import errors, locations
 from nginx.edge import Address, Edge
 from shoal.nginx_settings import NginxSettings
 
-__all__ = ["render"]
+__all__ = ["TEMPORARY", "render"]
 
 Lines = Iterator[str]
 
@@ -18,6 +18,8 @@ _BACKLOG = 4096
 _KEPT = 64  # idle connections of each of nginx's processes to the gateways
 _KEPT_AT_A_WORKER = 16
 _KEPT_SECONDS = 30  # less than gateways and workers keep theirs, so that none is closed as a request is sent
+TEMPORARY = ("body", "proxy", "fastcgi", "uwsgi", "scgi")
+"""What nginx makes in the folder of bodies."""
 _LOG = {
     "time": "$time_iso8601",
     "request_id": "$shoal_request_id",
@@ -96,9 +98,8 @@ def _bodies(settings: NginxSettings) -> Lines:
     """Whole bodies in memory, so that each can be sent to a second worker; the folder is to be memory too."""
     yield f"client_max_body_size {settings.max_body_bytes};"
     yield f"client_body_buffer_size {settings.body_buffer_bytes};"
-    yield f"client_body_temp_path {settings.folder}/body;"
-    for name in ("proxy", "fastcgi", "uwsgi", "scgi"):
-        yield f"{name}_temp_path {settings.folder}/{name};"
+    for name in TEMPORARY:
+        yield f"{'client_body' if name == 'body' else name}_temp_path {settings.folder}/{name};"
     yield "proxy_http_version 1.1;"
     yield "proxy_redirect off;"
     yield "proxy_buffer_size 32k;"
