@@ -123,11 +123,14 @@ def _limits(settings: NginxSettings) -> Lines:
     """A key is counted beside the address that it comes from: keys can be made up."""
     yield "limit_req_status 429;"
     yield "limit_conn_status 429;"
+    yield "limit_req_log_level warn;"  # less than the error log takes: each would be a line with a whole path
+    yield "limit_conn_log_level warn;"
     if settings.address_rate:
         yield f"limit_req_zone $binary_remote_addr zone=shoal_address:10m rate={settings.address_rate}r/s;"
         yield f"limit_req zone=shoal_address burst={settings.address_burst} nodelay;"
     if settings.key_rate:
-        yield f"limit_req_zone $http_authorization$http_x_api_key zone=shoal_key:10m rate={settings.key_rate}r/s;"
+        yield from _key()
+        yield f"limit_req_zone $shoal_key zone=shoal_key:10m rate={settings.key_rate}r/s;"
         yield f"limit_req zone=shoal_key burst={settings.key_burst} nodelay;"
     if settings.address_connections:
         yield "limit_conn_zone $binary_remote_addr zone=shoal_connections:10m;"
@@ -136,6 +139,15 @@ def _limits(settings: NginxSettings) -> Lines:
         yield from (f"set_real_ip_from {network};" for network in settings.trusted_proxies)
         yield "real_ip_header X-Forwarded-For;"
         yield "real_ip_recursive on;"
+
+
+def _key() -> Lines:
+    """The one that a gateway goes by (``http.bearer``), so that nothing beside it makes another one of it."""
+    yield 'map $http_x_api_key $shoal_api_key { default ""; "~^[\\x09 ]*(?<shoal_first>[^,\\x09 ]+)" $shoal_first; }'
+    yield "map $http_authorization $shoal_key {"
+    yield "    default $shoal_api_key;"
+    yield '    "~*^[\\x09 ]*bearer [^!-~]*(?<shoal_bearer>[!-~]+)" $shoal_bearer;'
+    yield "}"
 
 
 def _upstream(name: str, servers: Iterable[Address], options: str, kept: int) -> Lines:
