@@ -67,6 +67,7 @@ def _http(edge: Edge) -> Lines:
     yield "server_tokens off;"
     yield "default_type application/octet-stream;"
     yield "tcp_nodelay on;"
+    yield "variables_hash_max_size 2048;"
     yield from _log(settings)
     yield from _bodies(settings)
     yield from _slow_clients(settings)
@@ -86,7 +87,7 @@ def _http(edge: Edge) -> Lines:
 def _log(settings: NginxSettings) -> Lines:
     """Never a key, nor a query, which may have a ticket, nor a job's id, which opens its result."""
     yield "map $request_uri $shoal_logged_path {"
-    yield '    "~*^/+jobs/[^/?]+(?<shoal_rest>/result)?" "/jobs/{id}$shoal_rest";'
+    yield '    "~*^/+(?:stream/+)?jobs/+[^/?]+(?<shoal_rest>/result)?" "/jobs/{id}$shoal_rest";'
     yield '    "~^(?<shoal_bare_path>[^?]*)" $shoal_bare_path;'
     yield "}"
     fields = ",".join(f'"{name}":"{value}"' for name, value in _LOG.items())
