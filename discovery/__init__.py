@@ -32,7 +32,7 @@ __all__ = [
     "connect",
 ]
 
-CONSUL_OPTIONS = ("ca", "cert", "check_interval", "dc", "key", "scheme", "service_prefix", "token")
+CONSUL_OPTIONS = ("ca", "cert", "check_interval", "check_name", "dc", "key", "scheme", "service_prefix", "token")
 
 
 def connect(
@@ -43,7 +43,8 @@ def connect(
     * ``file:///absolute/directory`` or ``file://DIRECTORY``
     * ``static://HOST:PORT,HOST:PORT`` (workers), or ``static+https://HOST:PORT,…``
     * ``consul://HOST:PORT``, ``consul+https://HOST:PORT``, with the options ``ca``, ``cert``, ``key`` (PEM files),
-      ``check_interval`` (seconds, 1), ``dc``, ``scheme``, ``service_prefix`` (``shoal``) and ``token``
+      ``check_interval`` (seconds, 1), ``check_name`` (that an agent expects in a certificate), ``dc``, ``scheme``,
+      ``service_prefix`` (``shoal``) and ``token``
 
     ``token`` goes before the one in the URL. A watch waits ``snapshot_timeout`` seconds for its first snapshot,
     or for ever. Raises ``ValueError`` when the URL says what there is not; its message never shows a token.
@@ -85,6 +86,7 @@ def _consul(
     parts: SplitResult, options: dict[str, str], token: str | None, snapshot_timeout: float | None
 ) -> AbstractAsyncContextManager[Discovery]:
     from discovery.consul import ConsulAgent, connect_consul  # py-consul imports a second HTTP library
+    from discovery.registration import CheckTerms
 
     scheme = "https" if parts.scheme == "consul+https" else options.get("scheme", "http")
     if scheme not in ("http", "https"):
@@ -113,7 +115,7 @@ def _consul(
         agent,
         token=token or options.get("token"),
         service_prefix=prefix,
-        check_interval=check_interval,
+        check=CheckTerms(check_interval, options.get("check_name", "")),
         snapshot_timeout=snapshot_timeout,
     )
 

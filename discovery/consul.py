@@ -26,7 +26,7 @@ from discovery.blocking_query import PAUSE, WAIT, advance, rest
 from discovery.consul_values import ConsulValues
 from discovery.latest import Latest
 from discovery.member import Member, Role
-from discovery.registration import check_id, definition, holds, member_from, service_id, service_name
+from discovery.registration import CheckTerms, check_id, definition, holds, member_from, service_id, service_name
 
 REQUEST_TIMEOUT = 10.0  # without a leader, Consul holds a request for 7 s before it says so
 LEAVE_TIMEOUT = 2.0
@@ -118,32 +118,30 @@ async def connect_consul(
     *,
     token: str | None = None,
     service_prefix: str = "shoal",
-    check_interval: float = 1.0,
+    check: CheckTerms = CheckTerms(),  # noqa: B008 - frozen
     snapshot_timeout: float | None = None,
 ) -> AsyncIterator[ConsulDiscovery]:
     connector = aiohttp.TCPConnector(limit=0, ssl=agent.ssl_context())
     headers = {"X-Consul-Token": token.strip()} if token else {}
     async with aiohttp.ClientSession(connector=connector, headers=headers) as session:
         client = _Client(session, agent)
-        yield ConsulDiscovery(client, agent.url, service_prefix, check_interval, snapshot_timeout)
+        yield ConsulDiscovery(client, agent.url, service_prefix, check, snapshot_timeout)
 
 
 class ConsulDiscovery(ConsulValues):
     """Membership, watches and values at one agent, as long as the context of ``connect_consul`` is open."""
 
-    def __init__(
-        self, client: Any, url: str, prefix: str, check_interval: float, snapshot_timeout: float | None
-    ) -> None:
+    def __init__(self, client: Any, url: str, prefix: str, check: CheckTerms, snapshot_timeout: float | None) -> None:
         super().__init__(client, partial(_translated, url), prefix)
         self._client, self._url, self._prefix = client, url, prefix
-        self._check_interval, self._snapshot_timeout = check_interval, snapshot_timeout
+        self._check, self._snapshot_timeout = check, snapshot_timeout
 
     def __repr__(self) -> str:
         return f"<ConsulDiscovery {self._prefix} at {self._url}>"
 
     @asynccontextmanager
     async def membership(self, member: Member) -> AsyncIterator[ConsulMembership]:
-        membership = ConsulMembership(self._client, self._url, self._prefix, self._check_interval, member)
+        membership = ConsulMembership(self._client, self._url, self._prefix, self._check, member)
         reachability = Reachability(f"registering {member.name}", log)
         loop = repeat(membership.reconcile, every=RECONCILE, reachability=reachability, wake=membership.stale)
         async with background(loop, f"membership {member.name}"):
@@ -172,8 +170,8 @@ class ConsulDiscovery(ConsulValues):
 class ConsulMembership:
     """One service at the local agent, put back by the reconcile loop whenever it is missing or differs."""
 
-    def __init__(self, client: Any, url: str, prefix: str, check_interval: float, member: Member) -> None:
-        self._client, self._url, self._prefix, self._check_interval = client, url, prefix, check_interval
+    def __init__(self, client: Any, url: str, prefix: str, check: CheckTerms, member: Member) -> None:
+        self._client, self._url, self._prefix, self._check = client, url, prefix, check
         self._member, self._left = member, False
         self._registered: dict[str, Any] | None = None
         self._one_at_a_time = asyncio.Lock()
@@ -190,7 +188,7 @@ class ConsulMembership:
         async with self._one_at_a_time:
             if self._left:
                 return
-            wanted = definition(self._prefix, self._member, self._check_interval)
+            wanted = definition(self._prefix, self._member, self._check)
             with _translated(self._url):
                 if await self._is_held(wanted):
                     self._registered = wanted

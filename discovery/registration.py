@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,6 +21,17 @@ PROTO = "1"
 LONGEST_META_VALUE = 512
 MOST_META_PAIRS = 64
 DEREGISTER_AFTER = "30m"  # much longer than any outage to recover from
+
+
+@dataclass(frozen=True)
+class CheckTerms:
+    """How agents check: the seconds between checks, and the name that they expect in a certificate.
+
+    Without a name an agent expects what it does by itself: its node's, or in current versions the checked address.
+    """
+
+    interval: float = 1.0
+    name: str = ""
 
 
 def service_name(prefix: str, role: Role) -> str:
@@ -34,7 +46,7 @@ def check_id(prefix: str, member: Member) -> str:
     return f"service:{service_id(prefix, member)}"
 
 
-def definition(prefix: str, member: Member, check_interval: float) -> dict[str, Any]:
+def definition(prefix: str, member: Member, terms: CheckTerms) -> dict[str, Any]:
     """What to register, as the arguments of py-consul. Raises ``DiscoveryUnavailable`` if it does not fit."""
     internal = urlsplit(member.internal_url)
     return {
@@ -49,13 +61,14 @@ def definition(prefix: str, member: Member, check_interval: float) -> dict[str, 
             "CheckID": check_id(prefix, member),
             "Name": "readiness",
             "HTTP": f"{member.internal_url.rstrip('/')}/readyz",
-            "Interval": f"{check_interval:g}s",
-            "Timeout": f"{max(2.0, check_interval):g}s",
+            "Interval": f"{terms.interval:g}s",
+            "Timeout": f"{max(2.0, terms.interval):g}s",
             # Not routed to before the first check; Consul keeps the status of a check that it has already.
             "Status": "critical",
             "SuccessBeforePassing": 1,
             "FailuresBeforeCritical": 1,
             "DeregisterCriticalServiceAfter": DEREGISTER_AFTER,
+            **({"TLSServerName": terms.name} if terms.name else {}),
         },
     }
 

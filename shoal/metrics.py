@@ -135,7 +135,7 @@ class FrontMetrics(HttpMetrics):
         )
         self.uploaded = Counter(
             "shoal_upload_bytes",
-            "Bytes of request bodies, by the way they came: direct from clients, or proxied by a gateway.",
+            "Bytes of request bodies, by the way they came: direct from clients, or proxied by a gateway or nginx.",
             ["way"],
             registry=registry,
         )

@@ -15,7 +15,16 @@ import pytest
 from discovery import DiscoveryUnavailable, Member, connect
 from discovery.blocking_query import advance
 from discovery.consul import ConsulAgent
-from discovery.registration import LONGEST_META_VALUE, definition, holds, member_from, meta, tagged_addresses, tags
+from discovery.registration import (
+    LONGEST_META_VALUE,
+    CheckTerms,
+    definition,
+    holds,
+    member_from,
+    meta,
+    tagged_addresses,
+    tags,
+)
 from tests.consul_server import ConsulServer, has_ipv6
 from tests.discovery_tools import consul_binary, readiness, until, until_names, worker
 from tests.needs import need
@@ -228,13 +237,16 @@ def test_what_is_registered() -> None:
         version="2.3.1",
         models={"Cats&Dogs@7": "ready", "slow@1": "loading"},
     )
-    wanted = definition("shoal", member, 1.0)
+    wanted = definition("shoal", member, CheckTerms())
     assert (wanted["name"], wanted["service_id"]) == ("shoal-worker", "shoal-worker-node~2F1")
     assert (wanted["address"], wanted["port"]) == ("10.0.0.1", 8600)
     assert tags(member) == ["model-cats-dogs", "v2", "zone-eu-west-1"]
     assert tagged_addresses(member) == {"wan": {"address": "2001:db8::1", "port": 8601}}
     assert wanted["check"]["HTTP"] == "http://10.0.0.1:8600/readyz"
     assert (wanted["check"]["Interval"], wanted["check"]["Status"]) == ("1s", "critical")
+    assert "TLSServerName" not in wanted["check"]  # which old agents refuse
+    named = definition("shoal", member, CheckTerms(name="worker.shoal"))
+    assert named["check"] == wanted["check"] | {"TLSServerName": "worker.shoal"}
     assert member_from({"Meta": wanted["meta"]}) == member
     assert not holds(None, wanted)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
+import socket
+import ssl
 import stat
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -15,6 +17,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from prometheus_client import CollectorRegistry
+from yarl import URL
 
 from shoal import admin, callers, certificates, cli, http, metrics, service, tls
 from shoal.certificates import Wanted
@@ -100,6 +103,29 @@ async def test_only_certificates_of_the_ca_connect(ours: Authority, theirs: Auth
             with pytest.raises(aiohttp.ClientError):
                 await session.get(url)
         assert await status(url, ours.internal("gateway1")) == 200
+
+
+async def test_nobody_comes_back_without_being_verified_again(ours: Authority) -> None:
+    """A session that could be resumed would outlive the CA, and the end of a certificate."""
+
+    def connect(context: ssl.SSLContext, session: ssl.SSLSession | None) -> ssl.SSLSession | None:
+        with (
+            socket.create_connection((host, port), timeout=30) as raw,
+            context.wrap_socket(raw, server_hostname="worker.shoal", session=session) as spoken,
+        ):
+            spoken.sendall(b"GET / HTTP/1.1\r\nHost: worker.shoal\r\nConnection: close\r\n\r\n")
+            assert spoken.recv(100).startswith(b"HTTP/1.1 200")
+            assert not spoken.session_reused
+            return spoken.session
+
+    async with listener(ours.internal("worker1")) as url:
+        host, port = str(URL(url).host), URL(url).port
+        context = ours.internal("gateway1").calling()
+        session = await asyncio.to_thread(connect, context, None)
+        await asyncio.to_thread(connect, context, session)
+        context.maximum_version = ssl.TLSVersion.TLSv1_2  # whose sessions a server cannot forget
+        with pytest.raises(ssl.SSLError):
+            await asyncio.to_thread(connect, context, None)
 
 
 async def test_a_caller_expects_a_role(ours: Authority, theirs: Authority) -> None:

@@ -9,7 +9,7 @@ output "address" {
 }
 
 output "parameters" {
-  description = "Path of the cluster's secrets in the Parameter Store (infra/terraform/secrets.sh puts them there)."
+  description = "Path of the cluster's secrets in the Parameter Store (`shoal cloud put` puts them there)."
   value       = local.parameters
 }
 

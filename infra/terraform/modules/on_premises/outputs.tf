@@ -1,5 +1,5 @@
 output "inventory" {
-  description = "The inventory, as YAML: terraform output -raw inventory > inventory.yml"
+  description = "The inventory, as YAML."
   value       = yamlencode(local.inventory)
 }
 
