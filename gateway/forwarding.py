@@ -42,6 +42,7 @@ from gateway.proxy_tickets import ProxyTickets
 from shoal import access, forwarding, http, paths
 from shoal.errors import BadGateway, DeadlineExceeded, InvalidRequest, ShoalError, from_code
 from shoal.metrics import GatewayMetrics
+from shoal.names import Names
 from shoal.settings import GatewaySettings
 from shoal.traces import Tracer
 
@@ -56,6 +57,7 @@ _USUAL = 4.0  # times the expected time until a first worker is given up
 _LEAST_PATIENCE = 2.0
 _SINGLE_BREAK = 60.0  # seconds after which a break of a worker is no repetition
 _PROXIED = "@proxied"
+_NOTHING = ("-", "")  # of what did not come to pass: nginx says nothing at all of a worker whose name it does not know
 
 
 class State(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -96,9 +98,9 @@ class Outcome:
         try:
             status, connected, answered, code, retry_after = (part.strip() for part in text.split(";"))
             return cls(
-                status=int(_last(status)),
-                connected=_last(connected) != "-",
-                answered=_last(answered) != "-",
+                status=int(_last(status) or HTTPStatus.BAD_GATEWAY),
+                connected=_last(connected) not in _NOTHING,
+                answered=_last(answered) not in _NOTHING,
                 code=code,
                 retry_after=float(retry_after) if retry_after else None,
             )
@@ -140,6 +142,7 @@ class Forwarding:
     tracer: Tracer
     authenticate: Callable[[web.Request], str]
     wish_of: Wishing
+    names: Names = field(default_factory=Names)
     _breaks: dict[str, float] = field(default_factory=dict)
 
     def __repr__(self) -> str:
@@ -180,7 +183,7 @@ class Forwarding:
             if outcome is not None:
                 state = self._settle(outcome, state)
             choice = await self._choose(replace(wish, exclude=frozenset(state.tried)), state, outcome, remaining)
-        return self._granted(request, choice, state, remaining)
+        return await self._granted(request, choice, state, remaining)
 
     def _check_body(self, request: web.Request) -> None:
         http.check_head(request, self.settings.max_body_bytes)
@@ -230,7 +233,7 @@ class Forwarding:
             raise _told(outcome.failure(), state)  # everybody has refused
         return choice
 
-    def _granted(self, request: web.Request, choice: Choice, state: State, remaining: float) -> web.Response:
+    async def _granted(self, request: web.Request, choice: Choice, state: State, remaining: float) -> web.Response:
         worker = choice.worker
         request[http.MODEL], request[access.WORKER] = choice.key, choice.name
         if state.job:
@@ -241,7 +244,7 @@ class Forwarding:
         state = State((*state.tried, worker.incarnation), state.uploads, headers.get(http.JOB, ""))
         told = {forwarding.header(name): value for name, value in headers.items() if name in forwarding.PASSED}
         told |= {
-            forwarding.WORKER: worker.member.internal_url.rstrip("/"),
+            forwarding.WORKER: await self.names.with_address(worker.member.internal_url.rstrip("/")),
             forwarding.PATH: heads.path_at_worker(request, request.rel_url.raw_path.removeprefix(forwarding.PREFIX)),
             forwarding.STATE: state.text(),
         }

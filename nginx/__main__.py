@@ -27,7 +27,7 @@ async def show(settings: NginxSettings) -> int:
     """The text alone. It needs a first gateway."""
     program = await Program.of(settings)
     async with Follower.connect(settings, program) as follower:
-        edge = follower.edge()
+        edge = await follower.edge()
     if edge is None:
         raise NotDone("no gateway is known")
     sys.stdout.write(render(edge))
@@ -37,7 +37,7 @@ async def show(settings: NginxSettings) -> int:
 async def once(settings: NginxSettings) -> int:
     program = await Program.of(settings)
     async with Follower.connect(settings, program) as follower:
-        if follower.edge() is None:
+        if await follower.edge() is None:
             raise NotDone("no gateway is known")
         return 0 if await follower.take() else 1
 

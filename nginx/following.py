@@ -14,6 +14,8 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
+from itertools import chain
 from time import monotonic
 
 import discovery
@@ -21,6 +23,7 @@ from discovery import Directory, Role, Watch
 from nginx.edge import Address, Edge, UnusableUrl
 from nginx.program import NotDone, Program
 from nginx.rendering import render
+from shoal.names import Names
 from shoal.nginx_settings import NginxSettings
 from shoal.service import background
 
@@ -42,6 +45,7 @@ class Follower:
         self._known: dict[Role, tuple[Address, ...]] = {"gateway": (), "worker": ()}
         self._taken: tuple[str, Stamps] | None = None
         self._rendered: set[Address] = set()
+        self._names = Names()
         self._news = asyncio.Event()
         self.ready = asyncio.Event()
         self.reloads = 0
@@ -87,11 +91,22 @@ class Follower:
         self._known[role] = members
         self._news.set()
 
-    def edge(self) -> Edge | None:
-        """Everything that is known now; None before the first gateway."""
-        if not self._known["gateway"]:
+    async def edge(self) -> Edge | None:
+        """Everything that is known now; None before the first gateway.
+
+        It has addresses alone, without who has none: one name that nginx does not know, and it would refuse the file.
+        """
+        gateways, workers = await self._addressed("gateway"), await self._addressed("worker")
+        if not any(gateways):
             return None
-        return Edge.of(self._settings, self._program.version, self._known["gateway"], self._known["worker"])
+        first = (places[0] for places in workers if places)  # as a gateway names a worker
+        return Edge.of(self._settings, self._program.version, chain.from_iterable(gateways), first)
+
+    async def _addressed(self, role: Role) -> list[list[Address]]:
+        """The places of each member."""
+        members = self._known[role]
+        found = await asyncio.gather(*(self._names.addresses(member.host) for member in members))
+        return [[replace(member, host=host) for host in hosts] for member, hosts in zip(members, found, strict=True)]
 
     async def run(self) -> None:
         """Render, test, take and reload, for ever."""
@@ -120,7 +135,8 @@ class Follower:
     async def take(self) -> bool:
         """Let nginx have what is known now, unless it has. False when there is nothing, or nginx refused it."""
         self._news.clear()
-        edge = self.edge()
+        gateways = set(self._known["gateway"])
+        edge = await self.edge()
         if edge is None:
             return False
         text = render(edge)
@@ -133,7 +149,7 @@ class Follower:
         except (NotDone, OSError) as error:
             log.error("the configuration before stays", extra={"edge": repr(edge), "error": str(error)})
             return False
-        self._taken, self._rendered = (text, stamps), set(edge.gateways)
+        self._taken, self._rendered = (text, stamps), gateways
         self.reloads += 1
         log.info("nginx reloaded", extra={"edge": repr(edge), "file": str(self._settings.file)})
         self.ready.set()

@@ -46,8 +46,15 @@ _ABOUT_THE_CLIENT = {
     "X-Forwarded-Proto": "$scheme",
 }
 _NOBODYS = dict.fromkeys((forwarding.STATE, forwarding.OUTCOME, forwarding.LENGTH, forwarding.ELAPSED), '""')
-_OUTCOME = ("status", "connect_time", "header_time", "http_shoal_code", "http_retry_after")
-_HIDDEN = (http.LOAD, *(f"X-Accel-{name}" for name in ("Redirect", "Expires", "Limit-Rate", "Buffering", "Charset")))
+_OUTCOME = (
+    *("$upstream_status", "$upstream_connect_time", "$upstream_header_time"),
+    *("$shoal_refusal_code", "$shoal_refusal_retry_after"),
+)
+_HIDDEN = (
+    *(http.LOAD, forwarding.WORKER, forwarding.PATH, forwarding.STATE, *map(forwarding.header, forwarding.PASSED)),
+    *(f"X-Accel-{name}" for name in ("Redirect", "Expires", "Limit-Rate", "Buffering", "Charset")),
+)
+_STREAM = "/stream"  # of the paths whose bodies are not buffered; a path of uploads follows
 _IGNORED = "X-Accel-Redirect X-Accel-Expires X-Accel-Limit-Rate X-Accel-Buffering X-Accel-Charset Expires Cache-Control"
 
 
@@ -74,12 +81,13 @@ def locations(edge: Edge) -> Lines:
         yield from _block(f"location {matching}", _through_a_gateway(edge))
     yield from _block("location = /events", [*_through_a_gateway(edge, seconds=3600), "proxy_buffering off;"])
     if edge.settings.streaming:
-        yield from _block("location /stream/", _streamed(edge))
+        for path in paths.PREDICTIONS:
+            yield from _block(f"location {_matching(_STREAM + path)}", _streamed(edge))
     yield from _block("location /", ["return 404;"])
     yield from _block("location @proxied", _proxied(edge))
     yield from _block("location @proxied_again", _proxied_again(edge))
     if edge.settings.fast_path:
-        yield from _block("location @again", [*_asking(edge, _again(), _NEXT_QUESTION_SECONDS), *errors.PAGES])
+        yield from _block("location @again", _asking_again(edge))
         for seconds in forwarding.PATIENCE:
             yield from _block(f"location @worker_{seconds}", _at_a_worker(edge, seconds))
     yield from errors.LOCATIONS
@@ -125,11 +133,13 @@ def _asking(edge: Edge, state: Mapping[str, str], seconds: int) -> Lines:
     yield f"proxy_pass {edge.scheme}://{_QUESTION}{forwarding.PREFIX}$request_uri;"
 
 
-def _again() -> dict[str, str]:
-    return {
-        forwarding.STATE: "$shoal_state",
-        forwarding.OUTCOME: f'"{";".join(f"$upstream_{name}" for name in _OUTCOME)}"',
-    }
+def _asking_again(edge: Edge) -> Lines:
+    """With the worker's code and ``Retry-After``, which nginx forgets as soon as it turns to the next upstream."""
+    yield f"set $shoal_refusal_code {_said('Shoal-Code')};"
+    yield f"set $shoal_refusal_retry_after {_said('Retry-After')};"
+    known = {forwarding.STATE: "$shoal_state", forwarding.OUTCOME: f'"{";".join(_OUTCOME)}"'}
+    yield from _asking(edge, known, _NEXT_QUESTION_SECONDS)
+    yield from errors.PAGES
 
 
 def _at_a_worker(edge: Edge, seconds: int) -> Lines:
@@ -191,7 +201,8 @@ def _streamed(edge: Edge) -> Lines:
     yield "proxy_request_buffering off;"
     yield "proxy_next_upstream off;"
     yield f"proxy_read_timeout {edge.settings.longest_timeout + 10:g}s;"
-    yield f"proxy_pass {edge.scheme}://{_QUESTION}/;"
+    yield f"rewrite ^{_STREAM}(/.*)$ $1 break;"
+    yield f"proxy_pass {edge.scheme}://{_QUESTION};"
 
 
 def _to_gateways(edge: Edge) -> Lines:

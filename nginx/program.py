@@ -8,11 +8,13 @@ import os
 import re
 import shlex
 import signal
+import stat
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from nginx.edge import Version
+from nginx.rendering import TEMPORARY
 from shoal.nginx_settings import NginxSettings
 
 __all__ = ["NotDone", "Program"]
@@ -22,6 +24,8 @@ log = logging.getLogger(__name__)
 _SECONDS = 30.0
 _SAID = 2000  # characters of its output that are worth repeating
 _VERSION = re.compile(r"nginx/(\d+)\.(\d+)\.(\d+)")
+_OURS = 0o711  # nginx's processes of another user pass through it to their own
+_REMEDY = "remove it, or set another `folder`"
 _SBIN = "/usr/sbin"  # where distributions put it, and what is not on a user's path
 
 
@@ -58,7 +62,7 @@ class Program:
         """
         path = self._settings.file
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._settings.folder.mkdir(parents=True, exist_ok=True)
+        _own(self._settings.folder)
         new = path.with_name(f"{path.name}.new")
         new.write_text(text, encoding="utf-8")
         try:
@@ -129,6 +133,27 @@ class Program:
         except TimeoutError:
             self._process.terminate()
             await self._process.wait()
+
+
+def _own(folder: Path) -> None:
+    """Make the folder of the bodies, or take it as ours. Raises ``NotDone`` when somebody else may have prepared it.
+
+    It may lie where everybody can make files, and nginx may write there as root.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        folder.mkdir(_OURS)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        raise NotDone(f"{folder} is a link, or no folder: {_REMEDY}")
+    if found.st_uid != os.geteuid():
+        raise NotDone(f"{folder} belongs to the user with the number {found.st_uid}, and not to us: {_REMEDY}")
+    if found.st_mode & stat.S_IWOTH:
+        raise NotDone(f"{folder} can be written by everybody: {_REMEDY}")
+    for name in TEMPORARY:
+        if (folder / name).is_symlink():
+            raise NotDone(f"{folder / name} is a link: {_REMEDY}")
+    folder.chmod(_OURS)
 
 
 def _environ() -> dict[str, str]:

@@ -8,7 +8,7 @@ from nginx import errors, locations
 from nginx.edge import Address, Edge
 from shoal.nginx_settings import NginxSettings
 
-__all__ = ["render"]
+__all__ = ["TEMPORARY", "render"]
 
 Lines = Iterator[str]
 
@@ -18,6 +18,8 @@ _BACKLOG = 4096
 _KEPT = 64  # idle connections of each of nginx's processes to the gateways
 _KEPT_AT_A_WORKER = 16
 _KEPT_SECONDS = 30  # less than gateways and workers keep theirs, so that none is closed as a request is sent
+TEMPORARY = ("body", "proxy", "fastcgi", "uwsgi", "scgi")
+"""What nginx makes in the folder of bodies."""
 _LOG = {
     "time": "$time_iso8601",
     "request_id": "$shoal_request_id",
@@ -65,6 +67,7 @@ def _http(edge: Edge) -> Lines:
     yield "server_tokens off;"
     yield "default_type application/octet-stream;"
     yield "tcp_nodelay on;"
+    yield "variables_hash_max_size 2048;"
     yield from _log(settings)
     yield from _bodies(settings)
     yield from _slow_clients(settings)
@@ -84,7 +87,7 @@ def _http(edge: Edge) -> Lines:
 def _log(settings: NginxSettings) -> Lines:
     """Never a key, nor a query, which may have a ticket, nor a job's id, which opens its result."""
     yield "map $request_uri $shoal_logged_path {"
-    yield '    "~*^/+jobs/[^/?]+(?<shoal_rest>/result)?" "/jobs/{id}$shoal_rest";'
+    yield '    "~*^/+(?:stream/+)?jobs/+[^/?]+(?<shoal_rest>/result)?" "/jobs/{id}$shoal_rest";'
     yield '    "~^(?<shoal_bare_path>[^?]*)" $shoal_bare_path;'
     yield "}"
     fields = ",".join(f'"{name}":"{value}"' for name, value in _LOG.items())
@@ -96,9 +99,8 @@ def _bodies(settings: NginxSettings) -> Lines:
     """Whole bodies in memory, so that each can be sent to a second worker; the folder is to be memory too."""
     yield f"client_max_body_size {settings.max_body_bytes};"
     yield f"client_body_buffer_size {settings.body_buffer_bytes};"
-    yield f"client_body_temp_path {settings.folder}/body;"
-    for name in ("proxy", "fastcgi", "uwsgi", "scgi"):
-        yield f"{name}_temp_path {settings.folder}/{name};"
+    for name in TEMPORARY:
+        yield f"{'client_body' if name == 'body' else name}_temp_path {settings.folder}/{name};"
     yield "proxy_http_version 1.1;"
     yield "proxy_redirect off;"
     yield "proxy_buffer_size 32k;"
@@ -122,11 +124,14 @@ def _limits(settings: NginxSettings) -> Lines:
     """A key is counted beside the address that it comes from: keys can be made up."""
     yield "limit_req_status 429;"
     yield "limit_conn_status 429;"
+    yield "limit_req_log_level warn;"  # less than the error log takes: each would be a line with a whole path
+    yield "limit_conn_log_level warn;"
     if settings.address_rate:
         yield f"limit_req_zone $binary_remote_addr zone=shoal_address:10m rate={settings.address_rate}r/s;"
         yield f"limit_req zone=shoal_address burst={settings.address_burst} nodelay;"
     if settings.key_rate:
-        yield f"limit_req_zone $http_authorization$http_x_api_key zone=shoal_key:10m rate={settings.key_rate}r/s;"
+        yield from _key()
+        yield f"limit_req_zone $shoal_key zone=shoal_key:10m rate={settings.key_rate}r/s;"
         yield f"limit_req zone=shoal_key burst={settings.key_burst} nodelay;"
     if settings.address_connections:
         yield "limit_conn_zone $binary_remote_addr zone=shoal_connections:10m;"
@@ -135,6 +140,15 @@ def _limits(settings: NginxSettings) -> Lines:
         yield from (f"set_real_ip_from {network};" for network in settings.trusted_proxies)
         yield "real_ip_header X-Forwarded-For;"
         yield "real_ip_recursive on;"
+
+
+def _key() -> Lines:
+    """The one that a gateway goes by (``http.bearer``), so that nothing beside it makes another one of it."""
+    yield 'map $http_x_api_key $shoal_api_key { default ""; "~^[\\x09 ]*(?<shoal_first>[^,\\x09 ]+)" $shoal_first; }'
+    yield "map $http_authorization $shoal_key {"
+    yield "    default $shoal_api_key;"
+    yield '    "~*^[\\x09 ]*bearer [^!-~]*(?<shoal_bearer>[!-~]+)" $shoal_bearer;'
+    yield "}"
 
 
 def _upstream(name: str, servers: Iterable[Address], options: str, kept: int) -> Lines:

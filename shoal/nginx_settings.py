@@ -57,10 +57,10 @@ class NginxSettings(Read):
     internal_key: File | None = Field(None, description="its key (PEM)")
     internal_ca: File | None = Field(None, description="the CA of all internal certificates (PEM)")
     fast_path: bool = Field(True, description="nginx carries uploads to the workers itself; off: through the gateways")
-    streaming: bool = Field(False, description="a location /stream/ whose bodies are not buffered")
+    streaming: bool = Field(False, description="paths of uploads under /stream too, where bodies are not buffered")
     max_body_bytes: Count = Field(20 * MIB, description="largest request body, bytes; as the gateways'")
     body_buffer_bytes: Count = Field(1 * MIB, description="of a body in nginx's own memory, bytes; more is in folder")
-    folder: File = Field(File("/dev/shm/shoal-nginx"), description="for bodies, in memory-backed space")  # noqa: S108
+    folder: File = Field(File("/dev/shm/shoal-nginx"), description="for bodies, in memory-backed space; ours")  # noqa: S108
     longest_timeout: Seconds = Field(300.0, description="latest deadline of a request, seconds; as the gateways'")
     slowest_pause: Seconds = Field(15.0, description="of a client within a head or a body, seconds")
     address_rate: Rate = Field(500, description="requests a second of one address; 0: any number")

@@ -15,11 +15,14 @@ from shoal.errors import InvalidRequest
 from tests.test_fleet import load
 from tests.test_gateway import Door, Recorder, both, door
 
-REFUSED = "204 : 429;0.000 : 0.001;0.001 : 0.002;queue_full;3"
+# As nginx writes them: what is not of the last hop is of those before.
+REFUSED = "204 : 429;0.000 : 0.000;0.013 : 0.019;queue_full;3"
+REFUSED_AGAIN = "204 : 429 : 204 : 429;0.000 : 0.000 : 0.000 : 0.000;0.013 : 0.019 : 0.003 : 0.011;queue_full;3"
 NOT_REACHED = "204 : 502;0.000 : -;0.001 : -;;"
-BROKEN = "204 : 502;0.000 : 0.001;0.001 : -;;"
+NOT_KNOWN = "204 : ;0.000 : ;0.006 : ;;"  # a name, and nginx has nobody who knows it
+BROKEN = "204 : 502;0.000 : 0.000;0.002 : -;;"
 SILENT = "204 : 504;0.000 : 0.001;0.001 : -;;"
-LATE = "204 : 504;0.000 : 0.001;0.001 : 2.000;deadline_exceeded;"
+LATE = "204 : 504;0.000 : 0.000;0.002 : 2.000;deadline_exceeded;"
 
 
 async def ask(
@@ -66,7 +69,9 @@ async def test_every_path_of_uploads_is_a_question(tmp_path: Path, path: str) ->
     ("text", "outcome", "executed", "code"),
     [
         (REFUSED, Outcome(429, True, True, "queue_full", 3.0), False, "queue_full"),
+        (REFUSED_AGAIN, Outcome(429, True, True, "queue_full", 3.0), False, "queue_full"),
         (NOT_REACHED, Outcome(502, False, False), False, "bad_gateway"),
+        (NOT_KNOWN, Outcome(502, False, False), False, "bad_gateway"),
         (BROKEN, Outcome(502, True, False), True, "bad_gateway"),
         (SILENT, Outcome(504, True, False), True, "deadline_exceeded"),
         (LATE, Outcome(504, True, True, "deadline_exceeded"), False, "deadline_exceeded"),
@@ -96,7 +101,9 @@ def test_no_state(text: str) -> None:
         State.read(text)
 
 
-@pytest.mark.parametrize(("outcome", "uploads"), [(REFUSED, 0), (NOT_REACHED, 0), (BROKEN, 1), (SILENT, 1)])
+@pytest.mark.parametrize(
+    ("outcome", "uploads"), [(REFUSED, 0), (NOT_REACHED, 0), (NOT_KNOWN, 0), (BROKEN, 1), (SILENT, 1)]
+)
 async def test_another_worker_is_named_after_a_failure(tmp_path: Path, outcome: str, uploads: int) -> None:
     async with door(tmp_path, both("a"), both("b")) as d:
         _, first, _ = await ask(d)
@@ -122,7 +129,7 @@ async def test_who_refused_is_not_asked_again(tmp_path: Path) -> None:
     async with door(tmp_path, both("a"), both("b")) as d:
         _, told, _ = await ask(d)
         _, told, _ = await ask(d, state=told[forwarding.STATE], outcome=REFUSED)
-        status, told, body = await ask(d, state=told[forwarding.STATE], outcome=REFUSED)
+        status, told, body = await ask(d, state=told[forwarding.STATE], outcome=REFUSED_AGAIN)
         assert (status, body["error"]["code"], told["Retry-After"]) == (429, "queue_full", "3")
         async with d.session.get(f"{d.url}status") as response:
             assert (await response.json())["refusals_per_second"]["digits"] > 0

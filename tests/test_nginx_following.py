@@ -121,6 +121,22 @@ async def test_a_worker_gets_kept_connections(tmp_path: Path) -> None:
         assert said_so(nginx, "member left out")
 
 
+async def test_who_has_no_address_is_left_out_and_the_others_are_taken(tmp_path: Path) -> None:
+    """nginx refuses a whole file for one name that it does not know."""
+    url = f"file://{tmp_path}/members"
+    async with discovery.connect(url) as backend, gateway(backend, "one"), AsyncExitStack() as stack:
+        for number, host in enumerate(("nowhere.invalid", "localhost")):
+            member = Member("worker", f"w{number}", f"w{number}-1", f"http://{host}:8602")
+            await stack.enter_async_context(backend.membership(member))
+        nobody = Member("gateway", "nobody", "nobody-1", "http://nobody.invalid:8081")
+        await stack.enter_async_context(backend.membership(nobody))
+        nginx = await stack.enter_async_context(started(url))
+        await until(nginx, {"one"})
+        assert '"http://127.0.0.1:8602" "http://worker_http_127.0.0.1_8602";' in nginx.text
+        assert ".invalid" not in nginx.text
+        assert said_so(nginx, "no address of a name") == 2
+
+
 async def test_what_nginx_does_not_understand_takes_nothing_away(tmp_path: Path) -> None:
     url, refuse = f"file://{tmp_path}/members", tmp_path / "refuse"
     wrapper = tmp_path / "nginx"

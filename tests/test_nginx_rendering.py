@@ -49,9 +49,10 @@ def edge(*flags: str, version: Version = (1, 22, 1), gateways: tuple[str, ...] =
         (MUTUAL, (1, 22, 1), ["proxy_pass https://shoal_gateways;", "proxy_ssl_name worker.shoal;"]),
         (MUTUAL, (1, 22, 1), ["proxy_ssl_verify on;", "proxy_ssl_name gateway.shoal;"]),
         (("--key-rate", "9", "--key-burst", "3"), (1, 22, 1), ["limit_req zone=shoal_key burst=3 nodelay;"]),
+        ((), (1, 22, 1), ["limit_req_log_level warn;", "limit_conn_log_level warn;", "error_log stderr error;"]),
         (("--trusted-proxies", "10.0.0.0/8"), (1, 22, 1), ["set_real_ip_from 10.0.0.0/8;"]),
         (("--user", "shoal"), (1, 22, 1), ["user shoal;"]),
-        (("--streaming",), (1, 22, 1), ["location /stream/ {", "proxy_request_buffering off;"]),
+        (("--streaming",), (1, 22, 1), ["location = /stream/predict {", "proxy_request_buffering off;"]),
     ],
 )
 def test_what_is_in_it(flags: tuple[str, ...], version: Version, lines: list[str]) -> None:

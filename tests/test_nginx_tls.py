@@ -15,6 +15,7 @@ import pytest_asyncio
 from shoal import AsyncClient, launcher
 from shoal.launcher import Node, Plan, Running
 from tests.authority import Authority
+from tests.clusters import eventually_async
 from tests.consul_server import free_port
 from tests.nginx_server import Nginx, following
 from tests.photos import fake_label, photo
@@ -77,6 +78,11 @@ async def test_an_upload_goes_by_the_fast_path(house: House) -> None:
     ) as client:
         answer = await client.predict(photo(1))
     assert answer.predictions[0].label == fake_label(photo(1))
+
+    async def logged() -> bool:  # which is after the answer
+        return bool(house.nginx.accesses())
+
+    await eventually_async(logged, within=10, what="a line of the log")
     (line,) = [line for line in house.nginx.accesses() if line["path"] == "/predict"]
     assert (line["way"], line["upstream_status"]) == ("forwarded", "204 : 200")
 
