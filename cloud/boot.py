@@ -22,6 +22,9 @@ from shoal.files import write_whole
 _SECRET = 0o640
 _PUBLIC = 0o644
 
+CONSUL = "consul.d/shoal.d"
+"""Where the agent reads settings over those of the image (the role consul's unit says so), below /etc."""
+
 _PRIVATE = {
     "public": "false",
     "public_url": "",
@@ -32,7 +35,7 @@ _PRIVATE = {
 
 UNITS = {
     "consul": ("consul", "shoal-consul-access"),
-    "gateway": ("consul", "shoal-gateway", "shoal-nginx", "nginx", "shoal-scale"),
+    "gateway": ("consul", "shoal-gateway", "shoal-nginx", "nginx.path", "shoal-scale"),
     "worker": ("consul", "shoal-redis", "shoal-worker"),
 }
 """What runs on a host, by its role."""
@@ -81,7 +84,7 @@ def fetch(described: Described, parameters: Parameters, etc: Path) -> list[str]:
 
 def describe(described: Described, instance: Instance, etc: Path) -> None:
     """Write what is particular to this host and not secret. Raises ``CloudError``."""
-    _write(etc / "consul.d" / "zz-instance.json", json.dumps(_consul(described, instance), indent=2) + "\n", _PUBLIC)
+    _write(etc / CONSUL / "zz-instance.json", json.dumps(_consul(described, instance), indent=2) + "\n", _PUBLIC)
     for service, variables in _services(described, instance).items():
         lines = "".join(f'SHOAL_{service.upper()}_{name.upper()}="{value}"\n' for name, value in variables.items())
         _write(etc / "shoal" / f"{service}.instance.env", lines, _PUBLIC)
@@ -91,7 +94,7 @@ def _consul(described: Described, instance: Instance) -> dict[str, Any]:
     """Settings of the agent, over those of the image: Consul reads its files in the order of their names."""
     found = f"provider=aws region={described.region} tag_key=Name tag_value={described.cluster}-consul"
     agent: dict[str, Any] = {
-        "node_name": instance.id,
+        "node_name": f"{described.role}-{instance.id}",  # the token of its agent may write these names alone
         "bind_addr": instance.ip,
         "advertise_addr": instance.ip,
         "retry_join": [found],

@@ -14,13 +14,15 @@ import uuid
 from pathlib import Path
 from secrets import token_bytes
 
+from cloud.boot import CONSUL
 from cloud.errors import CloudError
 from shoal import certificates, keys, tickets
 from shoal.files import write_whole
 
 CA = "ca"
-TOKENS = ("agent", "worker", "gateway", "nginx", "publisher")
-"""Policies of the playbooks' role consul, and ``agent``; each has one token."""
+AGENTS = ("consul", "gateway", "worker")
+TOKENS = (*(f"agent-{role}" for role in AGENTS), "worker", "gateway", "nginx", "publisher")
+"""Policies of the playbooks' role consul, and one for the agents of each role; each has one token."""
 
 _LOCAL = ("localhost", "127.0.0.1")
 
@@ -50,10 +52,12 @@ def make(folder: Path, domain: str, public: tuple[Path, Path] | None, *, datacen
 
 def _consul(folder: Path, tokens: dict[str, str]) -> None:
     gossip = base64.b64encode(token_bytes(32)).decode()
-    agent = {"encrypt": gossip, "acl": {"tokens": {"agent": tokens["agent"]}}}
-    server = {"acl": {"tokens": {"initial_management": tokens["management"]}}}
-    _write(folder / "common" / "consul.d" / "secrets.json", json.dumps(agent) + "\n")
-    _write(folder / "consul" / "consul.d" / "management.json", json.dumps(server) + "\n")
+    _write(folder / "common" / CONSUL / "gossip.json", json.dumps({"encrypt": gossip}) + "\n")
+    for role in AGENTS:
+        known = {"agent": tokens[f"agent-{role}"]}
+        if role == "consul":
+            known["initial_management"] = tokens["management"]
+        _write(folder / role / CONSUL / "tokens.json", json.dumps({"acl": {"tokens": known}}) + "\n")
     for name, token in tokens.items():
         _write(folder / "consul" / "shoal" / "tokens" / name, token + "\n")
 

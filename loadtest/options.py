@@ -62,7 +62,8 @@ def add_options(parser: Parser) -> None:
     """Values stay texts and numbers, for Locust sends them to its workers."""
     add = parser.add_argument
     add("--gateway", env_var="SHOAL_GATEWAY", default="", type=_urls, help="one URL or several, separated by commas")
-    add("--api-key", env_var="SHOAL_API_KEY", default="", is_secret=True, help="sent to the gateways")
+    # Locust's page has the values of its options in its source, and no login.
+    add("--api-key", env_var="SHOAL_API_KEY", default="", include_in_web_ui=False, help="sent to the gateways")
     add("--mode", choices=("proxy", "direct", "both"), default="both", help="through the gateway, or lookup and upload")
     add("--models", default="", metavar="NAME,…", help="asked in turn; by default the cluster's first")
     add("--sizes", default="640x480", type=_sizes, metavar="WxH,…", help="of the generated pictures")

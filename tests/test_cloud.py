@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -160,7 +161,7 @@ def test_secrets_travel_from_a_folder_to_the_hosts_of_their_role(
     account: Callable[[str], Any], around: Surroundings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = {
-        "common/consul.d/gossip.json": '{"encrypt": "x"}\n',
+        "common/consul.d/shoal.d/gossip.json": '{"encrypt": "x"}\n',
         "worker/shoal/ticket-keys.json": "é" * 3000,
         "gateway/shoal/ticket.key": "private",
     }
@@ -172,7 +173,7 @@ def test_secrets_travel_from_a_folder_to_the_hosts_of_their_role(
     assert capsys.readouterr().out.split() == sorted(f"/shoal/test/{name}" for name in files)
     described = account("ssm").describe_parameters()["Parameters"]
     assert {one["Name"].removeprefix("/shoal/test/"): (one["Type"], one["Tier"]) for one in described} == {
-        "common/consul.d/gossip.json": ("SecureString", "Standard"),
+        "common/consul.d/shoal.d/gossip.json": ("SecureString", "Standard"),
         "worker/shoal/ticket-keys.json": ("SecureString", "Advanced"),
         "gateway/shoal/ticket.key": ("SecureString", "Standard"),
     }
@@ -184,7 +185,7 @@ def test_secrets_travel_from_a_folder_to_the_hosts_of_their_role(
     assert capsys.readouterr().out.split() == ["consul", "shoal-redis", "shoal-worker"]
     assert (etc / "shoal" / "ticket-keys.json").read_text() == "é" * 3000
     assert (etc / "shoal" / "ticket-keys.json").stat().st_mode & 0o777 == 0o640
-    assert (etc / "consul.d" / "gossip.json").exists()
+    assert (etc / "consul.d" / "shoal.d" / "gossip.json").exists()
     assert not (etc / "shoal" / "ticket.key").exists(), "that is the gateways'"
 
     aws.Parameters(REGION).put("/shoal/test/worker/shoal/ticket-keys.json", "new")
@@ -235,8 +236,8 @@ def test_what_is_particular_to_a_host(
     tmp_path: Path,
 ) -> None:
     boot.describe(boot.Described("test", role, REGION, "/shoal/test", settings), Instance(around.address), tmp_path)
-    assert json.loads((tmp_path / "consul.d" / "zz-instance.json").read_text()) == {
-        "node_name": "i-1",
+    assert json.loads((tmp_path / "consul.d" / "shoal.d" / "zz-instance.json").read_text()) == {
+        "node_name": f"{role}-i-1",
         "bind_addr": "10.0.0.7",
         "advertise_addr": "10.0.0.7",
         "retry_join": [f"provider=aws region={REGION} tag_key=Name tag_value=test-consul"],
@@ -247,6 +248,54 @@ def test_what_is_particular_to_a_host(
         service: "".join(f'SHOAL_{service.upper()}_{name}="{value}"\n' for name, value in variables.items())
         for service, variables in services.items()
     }
+
+
+def test_the_agent_reads_what_the_first_boot_writes(around: Surroundings, tmp_path: Path) -> None:
+    """And not the folder above, where packages of Consul leave settings of their own."""
+    unit = (ROOT / "infra/ansible/roles/consul/templates/consul.service.j2").read_text(encoding="utf-8")
+    assert re.findall(r"-config-(?:file|dir)=(\S+)", unit) == ["/etc/consul.d/shoal.json", f"/etc/{boot.CONSUL}"]
+    secrets.make(tmp_path / "secrets", "shoal.example.org", None)
+    told = {"consul_servers": "3", "models": "", "network": "10.80.0.0/16", "domain": "shoal.example.org"}
+    for role in boot.UNITS:
+        etc = tmp_path / role
+        for part in ("common", role):
+            shutil.copytree(tmp_path / "secrets" / part, etc, dirs_exist_ok=True)
+        boot.describe(boot.Described("test", role, REGION, "/shoal/test", told), Instance(around.address), etc)
+        read = {path.name for path in (etc / boot.CONSUL).iterdir()}
+        assert read == {"gossip.json", "tokens.json", "zz-instance.json"}
+        assert [path.name for path in (etc / "consul.d").iterdir() if path.suffix in {".json", ".hcl"}] == []
+
+
+def test_every_unit_of_a_host_is_in_the_image() -> None:
+    """Each is one of ours, or one that a role of the playbooks writes."""
+    image = yaml.safe_load((PACKER.parent / "image.yml").read_text(encoding="utf-8"))[-1]["vars"]
+    units = {unit if "." in unit else f"{unit}.service" for names in boot.UNITS.values() for unit in names}
+    assert units <= {*image["image_own_units"], *(f"{unit}.service" for unit in image["image_units"])}
+    assert {*image["image_own_units"], *image["image_programs"]} <= {path.name for path in PACKER.iterdir()}
+
+
+def test_nginx_starts_when_its_configuration_is_there() -> None:
+    """Its unit's condition is asked once, before shoal-nginx has written the file; and a host that leaves stops it."""
+    role = yaml.safe_load((ROOT / "infra/ansible/roles/nginx/vars/main.yml").read_text(encoding="utf-8"))
+    path = (PACKER / "nginx.path").read_text(encoding="utf-8")
+    assert f"PathExists={role['nginx_file']}\nUnit=nginx.service\n" in path
+    assert "nginx.path" in boot.UNITS["gateway"]
+    assert "nginx" not in boot.UNITS["gateway"]
+    leave = (PACKER / "leave-gateway").read_text(encoding="utf-8")
+    assert 0 < leave.index("stop nginx.path\n") < leave.index("stop nginx.service")
+
+
+@pytest.mark.parametrize(
+    ("active", "useful"), [("", False), ("shoal-gateway", False), ("nginx", False), ("shoal-gateway nginx", True)]
+)
+def test_a_gateways_host_is_useful_with_both(active: str, useful: bool, tmp_path: Path) -> None:
+    """systemctl says yes when one of the units that it is asked for is active."""
+    (tmp_path / "systemctl").write_text(
+        '#!/bin/bash\nfor unit in "${@:3}"; do [[ " $ACTIVE " = *" ${unit%.service} "* ]] && exit 0; done; exit 3\n'
+    )
+    (tmp_path / "systemctl").chmod(0o755)
+    environ = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "ACTIVE": active}
+    assert (subprocess.run([PACKER / "ready-gateway"], env=environ).returncode == 0) is useful
 
 
 FILES = {
@@ -288,7 +337,9 @@ def test_the_secrets_of_a_cluster(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert [name for name, text in names.items() if operator in text] == [], "the first API key is nowhere"
     assert "gateway/shoal/ticket.key" in names
     assert "worker/shoal/ticket-keys.json" in names
-    management = json.loads(names["consul/consul.d/management.json"])["acl"]["tokens"]["initial_management"]
+    agents = {role: json.loads(names[f"{role}/consul.d/shoal.d/tokens.json"])["acl"]["tokens"] for role in boot.UNITS}
+    management = agents["consul"]["initial_management"]
+    assert len({known["agent"] for known in agents.values()}) == len(agents), "each role's agents have their own"
     assert {name.partition("/")[0] for name, text in names.items() if management in text} == {"consul"}
     assert all(len(text.encode()) <= aws.ADVANCED_BYTES for text in names.values()), "none costs extra"
     tokens = {name for name in names if name.endswith((".env", "scaler.key", ".json")) or "/tokens/" in name}
@@ -333,7 +384,8 @@ def test_consul_gets_policies_and_tokens_and_keeps_them(tmp_path: Path) -> None:
     folder = tmp_path / "secrets" / "consul" / "shoal"
     (folder / "policies").mkdir()
     role = yaml.safe_load((ROOT / "infra/ansible/roles/consul/defaults/main.yml").read_text(encoding="utf-8"))
-    policies = {**role["consul_policies"], "agent": (PACKER / "agent.hcl").read_text(encoding="utf-8")}
+    agents = {path.stem: path.read_text(encoding="utf-8") for path in PACKER.glob("agent-*.hcl")}
+    policies = {**role["consul_policies"], **agents}
     for name, rules in policies.items():
         (folder / "policies" / f"{name}.hcl").write_text(rules, encoding="utf-8")
     assert set(policies) == set(secrets.TOKENS)
@@ -358,6 +410,16 @@ def test_consul_gets_policies_and_tokens_and_keeps_them(tmp_path: Path) -> None:
         assert asked(tokens["worker"], "agent/service/register", worker) == 200
         assert asked(tokens["nginx"], "agent/service/register", worker) == 403
         assert asked(tokens["publisher"], "kv/shoal/models/m", b"x") == 200
+        # With another address each time: whoever repeats what Consul knows of a node needs no right to write it.
+        nodes = {other: f'{{"Node": "%s-i-1", "Address": "127.0.1.{n}"}}' for n, other in enumerate(secrets.AGENTS)}
+        for name in secrets.AGENTS:
+            answers = {
+                other: asked(tokens[f"agent-{other}"], "catalog/register", (node % name).encode())
+                for other, node in nodes.items()
+            }
+            assert answers == {other: 200 if other == name else 403 for other in nodes}, (
+                "an agent writes its role's nodes"
+            )
         assert asked(tokens["worker"], "kv/shoal/models/m", b"y") == 403
 
 

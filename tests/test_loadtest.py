@@ -103,8 +103,23 @@ def test_a_profile_travels_as_rows() -> None:
 class Parser(argparse.ArgumentParser):
     """Without what Locust adds to argparse."""
 
+    locusts = ("env_var", "include_in_web_ui")
+
     def add_argument(self, *names: str, **settings: Any) -> Any:
-        return super().add_argument(*names, **{k: v for k, v in settings.items() if k not in ("env_var", "is_secret")})
+        return super().add_argument(*names, **{k: v for k, v in settings.items() if k not in self.locusts})
+
+
+def test_the_key_is_not_on_locusts_page() -> None:
+    shown: list[str] = []
+
+    class Shown(Parser):
+        def add_argument(self, *names: str, **settings: Any) -> Any:
+            shown.extend(names if settings.get("include_in_web_ui", True) else ())
+            return super().add_argument(*names, **settings)
+
+    add_options(Shown())
+    assert "--gateway" in shown
+    assert "--api-key" not in shown
 
 
 def options(line: str = "", **locust: object) -> argparse.Namespace:

@@ -115,6 +115,14 @@ def test_a_planted_fault_is_found(
     assert "Error: " in ran.stdout
 
 
+def test_no_role_has_a_managed_policy() -> None:
+    """AWS's own for Session Manager may read every parameter; what our roles may is held by modules/hosts/tests."""
+    attachments = ("aws_iam_role_policy_attachment", "aws_iam_policy_attachment")
+    assert [kind for kind in used(TERRAFORM) if kind.removeprefix("data.").startswith(attachments)] == []
+    text = "".join(path.read_text(encoding="utf-8") for path in TERRAFORM.rglob("*.tf"))
+    assert re.findall(r"managed_policy_arns|arn:aws:iam::aws:policy", text) == []
+
+
 def test_nothing_that_holds_a_secret_is_in_the_state() -> None:
     """What the user data has is held by modules/hosts/tests."""
     holders = ("aws_ssm_parameter", "aws_secretsmanager", "random_password", "tls_private_key", "aws_key_pair")

@@ -48,6 +48,19 @@ locals {
       Action   = ["ec2:DescribeInstances"] # Consul finds its servers by their tag
       Resource = ["*"]
     },
+    # Shells by Session Manager: no port for SSH is open, and no key is kept. Not AWS's managed policy for it, which may
+    # read every parameter of the account.
+    {
+      Effect = "Allow"
+      Action = [
+        "ssm:UpdateInstanceInformation",
+        "ssmmessages:CreateControlChannel",
+        "ssmmessages:CreateDataChannel",
+        "ssmmessages:OpenControlChannel",
+        "ssmmessages:OpenDataChannel",
+      ]
+      Resource = ["*"]
+    },
     ],
     var.kms_key_id == null ? [] : [{ Effect = "Allow", Action = ["kms:Decrypt"], Resource = [var.kms_key_id] }],
     [for statement in var.statements : {
@@ -79,12 +92,6 @@ resource "aws_iam_role_policy" "this" {
     Version   = "2012-10-17"
     Statement = [for statement in local.statements : { for key, value in statement : key => value if value != null }]
   })
-}
-
-# Shells by Session Manager: no port for SSH is open, and no key is kept.
-resource "aws_iam_role_policy_attachment" "sessions" {
-  role       = aws_iam_role.this.name
-  policy_arn = "arn:aws:iam::aws:policy/AmazonSSMManagedInstanceCore"
 }
 
 resource "aws_iam_instance_profile" "this" {
@@ -200,6 +207,6 @@ resource "aws_autoscaling_group" "this" {
     }
   }
 
-  # They go last, so that an instance which drains while all is destroyed may still say so.
-  depends_on = [aws_iam_role_policy.this, aws_iam_role_policy_attachment.sessions]
+  # It goes last, so that an instance which drains while all is destroyed may still say so.
+  depends_on = [aws_iam_role_policy.this]
 }

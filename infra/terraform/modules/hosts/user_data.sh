@@ -1,6 +1,7 @@
 #!/bin/sh
 # What this machine is. The image has everything else; secrets are fetched with the instance's role.
-umask 027
+# Nothing in it is secret, and services read it that are not root's.
+umask 022
 cat > /etc/shoal/instance.json <<'INSTANCE'
 ${instance}
 INSTANCE

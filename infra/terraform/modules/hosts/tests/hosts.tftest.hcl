@@ -49,6 +49,10 @@ run "user_data_says_what_it_is_and_no_more" {
     condition     = length(base64decode(aws_launch_template.this.user_data)) < 1024
     error_message = "User data is small: the image has the rest."
   }
+  assert {
+    condition     = strcontains(base64decode(aws_launch_template.this.user_data), "\numask 022\n")
+    error_message = "Services that are not root's can read it."
+  }
 }
 
 run "the_group" {
@@ -99,8 +103,11 @@ run "the_role_may_little" {
         "arn:aws:autoscaling:eu-test-1:123456789012:autoScalingGroup:*:autoScalingGroupName/test-worker",
       ]
       "ec2:DescribeInstances" = ["*"]
+      "ssm:UpdateInstanceInformation,ssmmessages:CreateControlChannel,ssmmessages:CreateDataChannel,ssmmessages:OpenControlChannel,ssmmessages:OpenDataChannel" = [
+        "*",
+      ]
     }
-    error_message = "It reads its own secrets, answers its own hooks, and finds Consul's servers."
+    error_message = "It reads its own secrets, answers its own hooks, finds Consul's servers, and takes shells."
   }
 }
 
@@ -131,7 +138,7 @@ run "behind_a_load_balancer_and_with_more_rights_and_an_own_key" {
     error_message = "What the load balancer does not reach is replaced."
   }
   assert {
-    condition = slice(jsondecode(aws_iam_role_policy.this.policy).Statement, 3, 5) == [
+    condition = slice(jsondecode(aws_iam_role_policy.this.policy).Statement, 4, 6) == [
       { Action = ["kms:Decrypt"], Effect = "Allow", Resource = ["arn:aws:kms:eu-test-1:123456789012:key/k"] },
       { Action = ["a:B"], Condition = { StringEquals = { "c:d" = "e" } }, Effect = "Allow", Resource = ["*"] },
     ]

@@ -1,0 +1,9 @@
+node_prefix "gateway-" {
+  policy = "write"
+}
+node_prefix "" {
+  policy = "read"
+}
+service_prefix "" {
+  policy = "read"
+}
