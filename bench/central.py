@@ -11,6 +11,7 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import statistics
 import sys
 import tempfile
@@ -296,6 +297,7 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=1500, help="in one cell")
     parser.add_argument("--callers", type=int, default=8)
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that followers and nginx end with it
     text = uvloop.run(run(rounds=arguments.rounds, requests=arguments.requests, callers=arguments.callers))
     sys.stdout.write(text)
     return 0

@@ -5,7 +5,8 @@ The last good one stays while discovery is away or knows no gateway, and when ng
 A reload closes the idle connections of clients, and a request that is being sent on one of them at that moment fails at
 a client that does not try again. So there are few: what changes waits for more (``pause``), and a gateway that is back
 by then was never away. That harms nobody: a worker that nginx does not know is reached by its address, and from a
-gateway that has gone nginx turns to the next. It is done at once when most of the gateways that nginx knows are gone.
+gateway that has gone nginx turns to the next. It is done at once when most of the gateways that nginx knows are gone,
+or it knows none yet.
 """
 
 from __future__ import annotations
@@ -130,6 +131,8 @@ class Follower:
 
     def _is_urgent(self) -> bool:
         known = set(self._known["gateway"])
+        if not self._rendered:
+            return bool(known)
         return len(known & self._rendered) * 2 < len(self._rendered) and bool(known - self._rendered)
 
     async def take(self) -> bool:

@@ -115,12 +115,16 @@ class Program:
         await self._starting.wait()
         while True:
             command = [self._settings.nginx, "-e", "stderr", "-c", str(self._settings.file), "-g", "daemon off;"]
-            self._process = await asyncio.create_subprocess_exec(
-                *command, env=_environ(), stdin=asyncio.subprocess.DEVNULL, start_new_session=True
-            )
-            log.info("nginx started", extra={"pid": self._process.pid})
-            code = await self._process.wait()
-            log.error("nginx ended; it is started again", extra={"code": code})
+            try:
+                self._process = await asyncio.create_subprocess_exec(
+                    *command, env=_environ(), stdin=asyncio.subprocess.DEVNULL, start_new_session=True
+                )
+            except OSError as error:  # it is just being upgraded
+                log.error("nginx cannot be started; it is tried again", extra={"error": str(error)})
+            else:
+                log.info("nginx started", extra={"pid": self._process.pid})
+                code = await self._process.wait()
+                log.error("nginx ended; it is started again", extra={"code": code})
             await asyncio.sleep(1)
 
     async def _quit(self) -> None:

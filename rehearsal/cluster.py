@@ -22,9 +22,9 @@ _PAUSE = 0.5
 
 @dataclass(frozen=True)
 class Cluster:
-    """``fronts`` are the URLs of nginx on each gateway's host, ``gateways`` those of the gateways behind them."""
+    """``entrances`` are the URLs of nginx on each gateway's host, ``gateways`` those of the gateways behind them."""
 
-    fronts: tuple[str, ...]
+    entrances: tuple[str, ...]
     gateways: tuple[str, ...]
     api_key: str
     ca: Path
@@ -47,7 +47,7 @@ class Cluster:
 
     def ready(self) -> list[str]:
         """The names of the workers that take requests."""
-        return sorted(each["name"] for each in self.status(self.fronts[0])["workers"] if each["state"] == "ready")
+        return sorted(each["name"] for each in self.status(self.entrances[0])["workers"] if each["state"] == "ready")
 
     def versions(self) -> list[str]:
         """The versions that run, each worker's and each gateway's."""

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from chaos.network import missing as no_network
 from rehearsal.control import NoLab, ask
-from rehearsal.machine import remove_groups
+from rehearsal.machine import are_empty, remove_groups
 from rehearsal.place import Place
 from rehearsal.root import prepare
 
@@ -52,6 +52,7 @@ def up(place: Place, layout: Mapping[str, Sequence[str]]) -> None:
         _start(place, layout)
     except BaseException as error:
         said = place.log.read_text(encoding="utf-8")[-2000:] if place.log.exists() else ""
+        _until_silent(place)  # what was below a killed keeper ends after it
         _remove(place)
         if isinstance(error, LabFailed):
             raise LabFailed(f"{error}: {said}") from None
@@ -109,7 +110,7 @@ def _until_up(place: Place, keeper: subprocess.Popen[bytes]) -> None:
 def _until_silent(place: Place) -> None:
     end = time.monotonic() + _DOWN_SECONDS
     while time.monotonic() < end:
-        if not _is_alive(place):
+        if not _is_alive(place) and are_empty(place.name):
             return
         time.sleep(_PAUSE)
     raise LabFailed(f"lab {place.name} did not end in {_DOWN_SECONDS:g} s: see {place.log}")

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 from asyncio.subprocess import DEVNULL, STDOUT, Process
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -134,15 +135,24 @@ class Machine:
         file.write_text(text, encoding="utf-8")
 
 
+def are_empty(name: str) -> bool:
+    """Whether no process is left in the control groups of a lab."""
+    return not any((group / "cgroup.procs").read_text(encoding="ascii") for group in _groups(name))
+
+
 def remove_groups(name: str) -> None:
     """Remove the control groups of a lab whose processes have ended."""
+    for group in _groups(name):
+        group.rmdir()
+
+
+def _groups(name: str) -> Iterator[Path]:
+    """In every hierarchy, the innermost first."""
     for above in (*_CGROUPS, "/sys/fs/cgroup"):
         ours = Path(above) / f"shoal-rehearsal-{name}"
-        if not ours.is_dir():
-            continue
-        for group in sorted((path for path in ours.rglob("*") if path.is_dir()), reverse=True):
-            group.rmdir()
-        ours.rmdir()
+        if ours.is_dir():
+            yield from sorted((path for path in ours.rglob("*") if path.is_dir()), reverse=True)
+            yield ours
 
 
 def _run(*command: str) -> None:

@@ -8,6 +8,7 @@ import datetime
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rehearsal import report
-from rehearsal.control import enter_network
+from rehearsal.control import NoLab, OrderFailed, enter_network
 from rehearsal.fleet import LabFailed, down, missing, up
 from rehearsal.inventory import LAYOUT
 from rehearsal.place import Place
@@ -29,7 +30,10 @@ ROOT = Path(__file__).parent.parent
 MODEL = "fake"
 DOMAIN = "shoal.test"
 PARTS = {"worker": ["worker", "onnx"]}
-_FAILURES = (PlaybookFailed, ShoalError, OSError, TimeoutError, subprocess.SubprocessError, LookupError, ValueError)
+_FAILURES = (
+    *(PlaybookFailed, OrderFailed, NoLab, ShoalError),
+    *(OSError, TimeoutError, subprocess.SubprocessError, LookupError, ValueError),
+)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -59,12 +63,15 @@ def run(options: argparse.Namespace, place: Place) -> bool:
         enter_network(place)
         stage = Stage(place, LAYOUT, Ansible(programs, place), _variables(place), versions)
         _rehearse(stage, options.only or list(SCENARIOS), steps)
+        consul = _consul_version(stage)
     finally:
-        if options.logs:
-            logs_of(place, options.logs)
-        if not options.keep:
-            down(place)
-    _write(options, steps, programs)
+        try:
+            if options.logs:
+                logs_of(place, options.logs)
+        finally:
+            if not options.keep:
+                down(place)
+    _write(options, steps, _facts(programs, consul))
     return all(step.holds for step in steps)
 
 
@@ -143,8 +150,18 @@ def _source_version() -> str:
     return settings["metadata"]["version"]
 
 
-def _write(options: argparse.Namespace, steps: list[Step], programs: Path) -> None:
-    facts = _facts(programs)
+def _consul_version(stage: Stage) -> str:
+    """What a host says that has it."""
+    try:
+        said = stage.ansible.on(stage.hosts("consul_servers")[0], "consul version")
+    except _FAILURES as error:
+        sys.stderr.write(f"rehearsal: consul version: {error}\n")
+        return "unknown"
+    found = re.search(r"Consul v([\w.+~-]+)", said)
+    return found[1] if found else "unknown"
+
+
+def _write(options: argparse.Namespace, steps: list[Step], facts: dict[str, Any]) -> None:
     if options.results:
         report.save(options.results, facts, steps)
     if options.page:
@@ -152,7 +169,7 @@ def _write(options: argparse.Namespace, steps: list[Step], programs: Path) -> No
         options.page.write_text(report.insert(page, report.section(facts, steps)), encoding="utf-8")
 
 
-def _facts(programs: Path) -> dict[str, Any]:
+def _facts(programs: Path, consul: str) -> dict[str, Any]:
     asked = subprocess.run([programs / "ansible-playbook", "--version"], capture_output=True, text=True, check=True)
     cores = len(os.sched_getaffinity(0))
     groups = (f"{host} ({', '.join(groups)})" for host, groups in LAYOUT.items())
@@ -160,7 +177,7 @@ def _facts(programs: Path) -> dict[str, Any]:
         "when": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "machine": f"{cores} cores, {platform.system()}",
         "ansible": asked.stdout.split("]")[0].split()[-1],
-        "consul": "1.8.7",
+        "consul": consul,
         "model": MODEL,
         "hosts": f"The hosts: {'; '.join(groups)}.",
     }

@@ -40,10 +40,10 @@ class Stage:
     def cluster(self) -> Cluster:
         described = json.loads(self.place.inventory.read_text(encoding="utf-8"))["all"]["hosts"]
         hosts = [described[host] for host in self.hosts("gateways")]
-        fronts = tuple(f"https://{host['shoal_public_address']}" for host in hosts)
+        entrances = tuple(f"https://{host['shoal_public_address']}" for host in hosts)
         gateways = tuple(f"https://{host['shoal_address']}:8080" for host in hosts)
         key = next(key["key"] for key in self.ansible.secrets()["vault_api_keys"] if key.get("admin"))
-        return Cluster(fronts, gateways, key, self.ansible.certificates)
+        return Cluster(entrances, gateways, key, self.ansible.certificates)
 
     def describe(self, version: str) -> None:
         """Have the inventory say that this version is wanted."""
@@ -53,7 +53,7 @@ class Stage:
     def loaded(self, step: Step, name: str) -> Iterator[Sent]:
         """Load the cluster through nginx and directly, and check that nothing failed."""
         cluster, began = self.cluster(), time.monotonic()
-        with load(self.place.lab, name, cluster.fronts, cluster.api_key, *_LOAD) as sent:
+        with load(self.place.lab, name, cluster.entrances, cluster.api_key, *_LOAD) as sent:
             yield sent
             time.sleep(max(0.0, _LEAST_LOAD_SECONDS - (time.monotonic() - began)))
         failures = "; ".join(sent.failures[:3])
@@ -72,9 +72,9 @@ def from_bare(stage: Stage, step: Step) -> None:
 def predictions(stage: Stage, step: Step) -> None:
     cluster = stage.cluster()
     for mode, urls, what in (
-        ("proxy", cluster.fronts, "through nginx"),
+        ("proxy", cluster.entrances, "through nginx"),
         ("proxy", cluster.gateways, "through a gateway's own proxy"),
-        ("direct", cluster.fronts, "directly"),
+        ("direct", cluster.entrances, "directly"),
     ):
         for url in urls:
             try:

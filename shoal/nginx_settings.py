@@ -8,12 +8,11 @@ from typing import Annotated, ClassVar, Self
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from shoal.settings import MIB, Count, File, LogLevel, Names, Networks, Port, Read, Seconds
+from shoal.settings import MIB, TOGETHER, Count, File, LogLevel, Names, Networks, Port, Read, Seconds, half_set
 
 __all__ = ["NginxSettings"]
 
 _BARE = re.compile(r"[A-Za-z0-9_.,:/@%+=~ \[\]-]*")
-_TOGETHER = (("certificate", "certificate_key"), ("internal_certificate", "internal_key", "internal_ca"))
 
 
 def _bare(value: str) -> str:
@@ -78,13 +77,9 @@ class NginxSettings(Read):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        problems = []
+        problems = half_set(self)
         if bool(self.discovery) == bool(self.gateways):
             problems.append("discovery or gateways is needed, and not both")
-        for together in _TOGETHER:
-            missing = [name for name in together if getattr(self, name) is None]
-            if 0 < len(missing) < len(together):
-                problems.append(f"{', '.join(missing)} missing: {', '.join(together)} are set together or not at all")
         if self.redirect_port and self.certificate is None:
             problems.append("redirect_port needs a certificate")
         problems += [
@@ -97,4 +92,4 @@ class NginxSettings(Read):
         return self
 
 
-_FILES = ("pid_file", "folder", *(name for together in _TOGETHER for name in together))
+_FILES = ("pid_file", "folder", *(name for together in TOGETHER for name in together))

@@ -92,7 +92,8 @@ Sources = Annotated[tuple[Annotated[str, AfterValidator(_source)], ...], NoDecod
 Devices = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|[0-9]+(,[0-9]+)*)$")]
 File = Annotated[Path, AfterValidator(_absolute)]
 Admin = Annotated[str, AfterValidator(_admin)]
-_TOGETHER = (("certificate", "certificate_key"), ("internal_certificate", "internal_key", "internal_ca"))
+TOGETHER = (("certificate", "certificate_key"), ("internal_certificate", "internal_key", "internal_ca"))
+"""Files that are set together or not at all."""
 
 
 class InvalidSettings(ValueError):
@@ -198,11 +199,7 @@ class Settings(Read):
         return tls.Files(self.internal_certificate, self.internal_key, self.internal_ca)
 
     def _wrong_certificates(self) -> list[str]:
-        problems = []
-        for together in _TOGETHER:
-            missing = [name for name in together if getattr(self, name) is None]
-            if 0 < len(missing) < len(together):
-                problems.append(f"{', '.join(missing)} missing: {', '.join(together)} are set together or not at all")
+        problems = half_set(self)
         for files in (self.public_files, self.internal_files):
             try:
                 if files is not None:
@@ -332,6 +329,16 @@ class WorkerSettings(Settings):
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+
+def half_set(settings: Read) -> list[str]:
+    """What is wrong with files of which only some are set."""
+    problems = []
+    for together in TOGETHER:
+        missing = [name for name in together if getattr(settings, name) is None]
+        if 0 < len(missing) < len(together):
+            problems.append(f"{', '.join(missing)} missing: {', '.join(together)} are set together or not at all")
+    return problems
 
 
 def is_loopback(host: str) -> bool:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,20 +115,20 @@ def _tail(log: Path) -> str:
     return "\n".join(log.read_text(encoding="utf-8").splitlines()[-30:])
 
 
-def eventually(condition: Any, *, within: float, what: str) -> float:
-    """Wait until ``condition()`` is true; returns the seconds that it took."""
+def eventually(condition: Any, *, within: float, what: str | Callable[[], str]) -> float:
+    """Wait until ``condition()`` is true; returns the seconds that it took. A callable ``what`` is asked in the end."""
     started = time.monotonic()
     while not condition():
-        assert time.monotonic() - started < within, f"not within {within:g} s: {what}"
+        assert time.monotonic() - started < within, f"not within {within:g} s: {what() if callable(what) else what}"
         time.sleep(0.02)
     return time.monotonic() - started
 
 
-async def eventually_async(condition: Any, *, within: float, what: str) -> float:
+async def eventually_async(condition: Any, *, within: float, what: str | Callable[[], str]) -> float:
     """``eventually`` for a condition that is a coroutine function."""
     started = time.monotonic()
     while not await condition():
-        assert time.monotonic() - started < within, f"not within {within:g} s: {what}"
+        assert time.monotonic() - started < within, f"not within {within:g} s: {what() if callable(what) else what}"
         await asyncio.sleep(0.02)
     return time.monotonic() - started
 

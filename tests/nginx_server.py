@@ -20,7 +20,7 @@ from tests.clusters import eventually
 from tests.consul_server import free_port
 from tests.needs import need
 
-_START_SECONDS = 30.0
+_START_SECONDS = 60.0
 
 
 def nginx_binary() -> str:
@@ -85,6 +85,14 @@ class Nginx:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(30)
 
+    def kill(self) -> None:
+        """The follower first, so that it starts no other nginx, then nginx with all its processes."""
+        self.process.kill()
+        self.process.wait()
+        with suppress(FileNotFoundError, ValueError, ProcessLookupError):  # never there, or ended already
+            os.killpg(self.pid, signal.SIGKILL)
+        (self.folder / "pid").unlink(missing_ok=True)
+
 
 @contextmanager
 def following(*flags: str, waits: bool = True, scheme: str = "http") -> Iterator[Nginx]:
@@ -102,14 +110,12 @@ def following(*flags: str, waits: bool = True, scheme: str = "http") -> Iterator
     running = Nginx(process, folder, port, scheme)
     try:
         if waits:
-            eventually(lambda: _answers(running), within=_START_SECONDS, what=f"nginx: {running.log()}")
+            eventually(lambda: _answers(running), within=_START_SECONDS, what=lambda: f"nginx: {running.log()}")
         yield running
         if process.poll() is None:
             assert running.stop() == 0, running.log()
     finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
+        running.kill()
         shutil.rmtree(folder, ignore_errors=True)
 
 

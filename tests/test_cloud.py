@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -515,7 +514,5 @@ def test_workers_follow_the_scale_signal_of_a_real_gateway(account: Callable[[st
                 eventually(lambda: desired() == 3, within=60, what="an idle cluster shrinks to its least")
             finally:
                 scaler.send_signal(signal.SIGTERM)
-    started = time.monotonic()
     with pytest.raises(CloudError, match="no scale signal"):
         scaling.Gateway(cluster.gateway).desired()
-    assert time.monotonic() - started < 15

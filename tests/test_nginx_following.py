@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -71,7 +73,7 @@ async def until(nginx: Nginx, wanted: set[str]) -> None:
                     return False
         return found == wanted
 
-    await eventually_async(reached, within=30, what=f"{wanted}: {nginx.log()}")
+    await eventually_async(reached, within=30, what=lambda: f"{wanted}: {nginx.log()}")
 
 
 @asynccontextmanager
@@ -85,12 +87,18 @@ async def started(url: str, *flags: str) -> AsyncIterator[Nginx]:
         await asyncio.to_thread(opened.__exit__, None, None, None)
 
 
-async def test_gateways_come_and_go(url: str) -> None:
-    async with discovery.connect(url) as backend, AsyncExitStack() as stack:
-        nginx = await stack.enter_async_context(started(url))
+async def test_the_first_gateway_is_taken_at_once(url: str) -> None:
+    async with discovery.connect(url) as backend, started(url, "--pause", "3600") as nginx:
         # Given nobody, nothing is written and nginx does not run
         await eventually_async(lambda: said(nginx, "directory", 2), within=30, what="two snapshots")
         assert not (nginx.folder / "nginx.conf").exists()
+        # When one comes, it does not wait for others
+        async with gateway(backend, "one"):
+            await until(nginx, {"one"})
+
+
+async def test_gateways_come_and_go(url: str) -> None:
+    async with discovery.connect(url) as backend, started(url) as nginx:
         # When one comes, and another
         async with gateway(backend, "one") as first:
             await until(nginx, {"one"})
@@ -116,9 +124,9 @@ async def test_a_worker_gets_kept_connections(tmp_path: Path) -> None:
         member = Member("worker", "w", "w-1", "http://127.0.0.1:8602")
         bad = Member("worker", "x", "x-1", "http://evil;} server {:1")
         async with backend.membership(member), backend.membership(bad):
+            await eventually_async(lambda: said(nginx, "member left out", 1), within=30, what="the bad one seen")
             await eventually_async(lambda: holds(nginx, "upstream worker_http_127.0.0.1_8602 {"), within=30, what="it")
-        assert "evil" not in nginx.text
-        assert said_so(nginx, "member left out")
+            assert "evil" not in nginx.text
 
 
 async def test_who_has_no_address_is_left_out_and_the_others_are_taken(tmp_path: Path) -> None:
@@ -164,14 +172,35 @@ async def test_changes_that_are_not_urgent_wait_for_others(tmp_path: Path) -> No
     url = f"file://{tmp_path}/members"
     async with discovery.connect(url) as backend, AsyncExitStack() as stack:
         names = "one", "two", "three"
+        first = await stack.enter_async_context(AsyncExitStack())
         for name in names:
-            await stack.enter_async_context(gateway(backend, name))
+            await first.enter_async_context(gateway(backend, name))
         nginx = await stack.enter_async_context(started(url, "--pause", "3600"))
         await until(nginx, set(names))
         async with gateway(backend, "four"):
             await eventually_async(lambda: said(nginx, "directory", 3), within=30, what="four seen")
         await eventually_async(lambda: said(nginx, "directory", 4), within=30, what="four gone")
-        assert said_so(nginx, "nginx reloaded") == 1
+        # When most of them are gone, this one does not wait, and it is the first since the start
+        await stack.enter_async_context(gateway(backend, "five"))
+        await first.aclose()
+        await until(nginx, {"five"})
+        assert nginx.said("nginx reloaded") == 2
+
+
+async def test_nginx_is_started_again_when_its_program_is_back(tmp_path: Path) -> None:
+    wrapper, away = tmp_path / "nginx", tmp_path / "away"
+    wrapper.write_text(f'#!/bin/sh\nexec {nginx_binary()} "$@"\n')
+    wrapper.chmod(0o755)
+    url = f"file://{tmp_path}/members"
+    flags = ("--nginx", str(wrapper))
+    async with discovery.connect(url) as backend, gateway(backend, "one"), started(url, *flags) as nginx:
+        await until(nginx, {"one"})
+        wrapper.rename(away)
+        os.kill(nginx.pid, signal.SIGTERM)
+        message = "nginx cannot be started; it is tried again"
+        await eventually_async(lambda: said(nginx, message, 1), within=30, what="no program")
+        away.rename(wrapper)
+        await until(nginx, {"one"})
 
 
 async def test_it_is_printed_and_written_once(tmp_path: Path) -> None:
@@ -201,10 +230,6 @@ async def test_it_is_printed_and_written_once(tmp_path: Path) -> None:
 
 async def said(nginx: Nginx, message: str, times: int) -> bool:
     return nginx.said(message) >= times
-
-
-def said_so(nginx: Nginx, message: str) -> int:
-    return nginx.said(message)
 
 
 async def holds(nginx: Nginx, line: str) -> bool:

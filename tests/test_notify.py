@@ -23,7 +23,7 @@ from tests.clusters import eventually, eventually_async
 from tests.consul_server import free_port
 from tests.test_fleet import Node, Scene, scene
 
-START_SECONDS = 60.0
+START_SECONDS = 120.0
 VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 
 

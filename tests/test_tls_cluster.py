@@ -174,8 +174,9 @@ async def test_every_certificate_renewed_and_a_worker_drained_under_load(
             async with house.client(mode) as client:
                 for number in range(seed, seed + 5):
                     answer = await client.predict(photo(number))
-                    assert (answer.predictions[0].label, answer.path) == (fake_label(photo(number)), mode)
-                    answered[mode] += 1
+                    assert answer.predictions[0].label == fake_label(photo(number))
+                    assert answer.path in (mode, "proxy")  # where a worker is slow to answer directly
+                    answered[answer.path] += 1
 
     async def has_more_than(before: dict[str, int]) -> bool:
         return all(answered[mode] > before[mode] + 5 for mode in answered)
