@@ -344,7 +344,11 @@ async def test_a_worker_that_another_gateway_takes_over_is_watched_until_it_has_
                 gateways.publish([gateway("g1"), gateway("g2")])
                 await until(lambda: len(fleet.elsewhere) > 0, "the part of another gateway")
                 away = next(iter(fleet.elsewhere))
-                next(each for each in workers if each.incarnation == away).kill()
+                that = next(each for each in workers if each.incarnation == away)
+                for _ in range(2):  # one poll may have been under way
+                    last = that.polled_by("g1")
+                    await until(lambda last=last: that.polled_by("g1") > last, "it is polled still")
+                that.kill()
                 await until(sent[away].done, "the request to it is given up")
             finally:
                 for request in sent.values():
@@ -447,6 +451,13 @@ async def test_statistics_ask_all_workers_a_few_at_a_time_and_sign_for_each_once
         assert len(await inquiries.ask_all("/v2/models/stats")) == 100
     assert proxy.most == 32
     assert sorted(signed) == sorted(["ours-1", *fleet.elsewhere])
+    # After a while the tickets of those that are gone are forgotten, and no others
+    passes._forgot = float("-inf")
+    del fleet._roster.elsewhere["w7-1"]
+    fleet._roster.elsewhere["new-1"] = member("new")
+    await inquiries.ask_all("/v2/models/stats")
+    assert signed[100:] == ["new-1"]
+    assert {name[0] for name in passes._tickets} == {"ours-1", *fleet.elsewhere}
 
 
 # The line to a worker
