@@ -199,7 +199,8 @@ class Roster:
 
     def _rest(self, worker: Worker) -> float:
         """Seconds until it is polled again: a pause after it was heard, so soon when a poll was lost."""
-        return self._pause() if worker.age > _LOST_SECONDS else max(_SOON, self._pause() - worker.age)
+        pause = self._pause()
+        return pause if worker.age > _LOST_SECONDS else max(min(_SOON, pause), pause - worker.age)
 
     async def look_at(self, worker: Worker) -> None:
         """Ask one that has not reported how it is, without a share of its slots.

@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, cast
@@ -333,6 +334,10 @@ async def _request(worker: Worker) -> None:
             await asyncio.Event().wait()
 
 
+def _is_later(worker: SimulatedWorker, last: float) -> bool:
+    return worker.polled_by("g1") > last
+
+
 async def test_a_worker_that_another_gateway_takes_over_is_watched_until_it_has_answered() -> None:
     watch, gateways = Latest("worker"), Latest("gateway")
     async with simulated(20) as workers:
@@ -347,7 +352,7 @@ async def test_a_worker_that_another_gateway_takes_over_is_watched_until_it_has_
                 that = next(each for each in workers if each.incarnation == away)
                 for _ in range(2):  # one poll may have been under way
                     last = that.polled_by("g1")
-                    await until(lambda last=last: that.polled_by("g1") > last, "it is polled still")
+                    await until(partial(_is_later, that, last), "it is polled still")
                 that.kill()
                 await until(sent[away].done, "the request to it is given up")
             finally:
