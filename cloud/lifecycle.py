@@ -41,9 +41,13 @@ def follow(instance: Instance, group: Group, orders: Orders, *, sleep: Callable[
     name, useful = _insist(lambda: instance.id, orders, sleep), False
     while not (reason := _insist(instance.leaving, orders, sleep)):
         if not useful and _execute(orders.ready) == 0:
-            waited = _insist(lambda: group.complete(USEFUL, name), orders, sleep)
-            useful = True
-            log.info("useful", extra={"waited": waited})
+            try:
+                waited = group.complete(USEFUL, name)
+            except CloudError as error:  # not insisting: it may have to leave before it is heard
+                log.warning("asking again", extra={"error": str(error)})
+            else:
+                useful = True
+                log.info("useful", extra={"waited": waited})
         sleep(orders.pause)
     log.info("leaving", extra={"reason": reason})
     code = _leave(name, group, orders)

@@ -372,8 +372,8 @@ class Gateway:
     async def _targets(self, request: web.Request) -> web.Response:
         """What Prometheus is to scrape, as its discovery by HTTP reads it: this gateway and every worker it knows."""
         own = targets.group(str(request.url.origin()), service="gateway", instance=self._name, zone=self._settings.zone)
-        everyone = [*self._fleet, *self._fleet.elsewhere]
-        members = sorted((worker.member for worker in everyone), key=lambda member: member.name)
+        everyone = [*(worker.member for worker in self._fleet), *self._fleet.elsewhere.values()]
+        members = sorted(everyone, key=lambda member: member.name)
         return http.json_response([own, *map(targets.of, members)])
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from random import Random
 
-from discovery import Watch
+from discovery import Member, Watch
 from discovery.publications import Publications
 from gateway.balancers import Balancer, by_content
 from gateway.known_worker import Worker
@@ -153,20 +153,20 @@ class Fleet:
         return self._offers
 
     @property
-    def elsewhere(self) -> list[Worker]:
-        """The workers of other gateways. They have no reports here."""
-        return [Worker(member) for member in self._roster.elsewhere.values()]
+    def elsewhere(self) -> Mapping[str, Member]:
+        """The workers of other gateways, by incarnation. They have no reports here."""
+        return self._roster.elsewhere
 
     def named(self, incarnation: str) -> Worker | None:
         """The worker of that incarnation, even one of other gateways."""
         return self._roster.named(incarnation)
 
     async def state_of(self, incarnation: str) -> WorkerState:
-        """How that worker is. One of other gateways is asked now."""
+        """How that worker is. One that has not reported here is asked now, as those of other gateways are."""
         worker = self.named(incarnation)
         if worker is None:
             return "gone"
-        if worker.report is None and incarnation in self._roster.elsewhere:
+        if worker.report is None:
             await self._roster.look_at(worker)
         return worker.state
 

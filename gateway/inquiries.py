@@ -25,6 +25,7 @@ __all__ = ["Inquiries", "VersionState", "version_states", "wish_of"]
 
 _SECONDS = 5.0
 _MOST_ASKED = 3
+_AT_ONCE = 32  # of the workers: each is a connection, and in a large fleet they are thousands
 _OF_ANOTHER = (401, 421, 502, 503)  # what one worker answers, and another may not
 _OK = 200
 _BEST_FIRST: tuple[Status, ...] = ("ready", "stalled", "restarting", "loading", "failed", "stopping")
@@ -102,11 +103,22 @@ class Inquiries:
         Raises ``NoWorker`` when there is none, and ``BadGateway`` when one of them does not answer, because a sum
         over the others would be wrong.
         """
-        everyone = [*_present(self._fleet), *self._fleet.elsewhere]
+        everyone = [*_present(self._fleet), *map(Worker, self._fleet.elsewhere.values())]
         asked = [(worker, key) for worker in everyone if (key := _one_of(worker, model, version))]
         if not asked:
             raise NoWorker
-        answers = await asyncio.gather(*(self._get(worker, key, path) for worker, key in asked))
+        places = asyncio.Semaphore(_AT_ONCE)
+
+        async def ask(worker: Worker, key: str) -> Answer:
+            async with places:
+                return await self._get(worker, key, path)
+
+        asking = [asyncio.ensure_future(ask(worker, key)) for worker, key in asked]
+        try:
+            answers = await asyncio.gather(*asking)
+        finally:
+            for question in asking:  # when one fails, the others are asked for nothing
+                question.cancel()
         for answer in answers:
             if answer.status != _OK:
                 raise BadGateway(f"A worker did not answer: {_error(answer).message}")

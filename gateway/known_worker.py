@@ -182,6 +182,11 @@ class Worker:
         finally:
             self._sends.discard(scope)
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether requests to it are under way."""
+        return bool(self._sends)
+
     def _give_up(self) -> None:
         """End the requests that are under way to a worker that is gone: another may still answer them in time."""
         now = asyncio.get_running_loop().time()

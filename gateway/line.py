@@ -32,6 +32,11 @@ class Line:
     def __repr__(self) -> str:
         return f"<Line of {self._name}, {'open' if self._streams else 'closed'}>"
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the next question needs no new connection, as far as we have heard."""
+        return self._streams is not None and not self._streams[0].at_eof()
+
     async def ask(self, url: str) -> tuple[int, bytes]:
         """The status and the body of ``GET url/load``. Raises ``OSError``, or ``ValueError`` for what is not HTTP.
 

@@ -63,5 +63,6 @@ class Offers:
         known, found = self._picked.get((model, version), (None, None))
         if found is None or known is not published:
             found = list(pick(tiers[0], version=version, published=published, key=key).items())
-            self._picked[model, version] = published, found
+            if found:  # clients may ask for any version, and each name would be kept
+                self._picked[model, version] = published, found
         return found

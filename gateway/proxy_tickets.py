@@ -23,6 +23,7 @@ class ProxyTickets:
         self._fleet = fleet
         self._max_bytes = max_bytes
         self._tickets: dict[tuple[str, str, Priority], tuple[float, str]] = {}
+        self._forgot = float("-inf")
 
     def __repr__(self) -> str:
         return f"<ProxyTickets of {self._gateway}: {len(self._tickets)}>"
@@ -41,7 +42,13 @@ class ProxyTickets:
                 gateway=self._gateway,
                 priority=priority,
             )
-            present = {worker.incarnation for worker in self._fleet}
-            self._tickets = {n: t for n, t in self._tickets.items() if n[0] in present}
+            self._forget()
             self._tickets[name] = (time.monotonic() + _LIFETIME / 2, ticket)
         return ticket
+
+    def _forget(self) -> None:
+        """The tickets of workers that are gone; not at each new ticket, for that looks at every worker."""
+        if time.monotonic() > self._forgot + _LIFETIME / 2:
+            present = {worker.incarnation for worker in self._fleet} | self._fleet.elsewhere.keys()
+            self._tickets = {n: t for n, t in self._tickets.items() if n[0] in present}
+            self._forgot = time.monotonic()

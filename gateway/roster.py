@@ -13,7 +13,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from http import HTTPStatus
 
 import msgspec
@@ -29,9 +29,12 @@ log = logging.getLogger(__name__)
 
 _POLL_TIMEOUT = 0.75
 _VANISHED_SECONDS = 60.0
-POLLS_PER_SECOND = 200  # of one gateway, as long as a report stays fresh when one poll is missed
-LONGEST_INTERVAL = 0.8
+POLLS_PER_SECOND = 200  # of one gateway, up to the longest interval
+LONGEST_INTERVAL = 0.8  # a report is fresh for 2 s: long enough to lose one poll, and to ask again soon after
 _SOON = 0.1
+_LOST_SECONDS = 5.0  # without a word: nobody hurries to such a worker any more
+_LOOK_SECONDS = 2.0
+_OPENINGS = 16  # lines at once: a TLS handshake takes milliseconds of CPU, and hundreds at once would all be too late
 _LATE_SECONDS = 10.0
 
 
@@ -61,7 +64,8 @@ class Roster:
         self._news = news
         self._turned_up = turned_up
         self._workers: dict[str, Worker] = {}
-        self._pollers: dict[str, asyncio.Task[None]] = {}
+        self._pollers: set[asyncio.Task[None]] = set()
+        self._openings = asyncio.Semaphore(_OPENINGS)
         self._gateways: dict[str, float | None] = {}  # when each vanished
         self.elsewhere: dict[str, Member] = {}
         self._polled = time.monotonic()
@@ -95,14 +99,14 @@ class Roster:
         """Follow both directories. Entering waits for the first polls."""
         async with asyncio.TaskGroup() as group:
             directory, others = watch.directory, gateways.directory if gateways else Directory("gateway")
-            self._adopt(directory, others, group)
-            await asyncio.gather(*(self._poll_once(worker) for worker in list(self)))
+            for polled in self._adopt(directory, others, group):
+                await polled.wait()
             follower = group.create_task(self._follow(watch, gateways, directory, others, group))
             try:
                 yield
             finally:
                 follower.cancel()
-                for poller in self._pollers.values():
+                for poller in self._pollers:
                     poller.cancel()
 
     async def _follow(
@@ -123,8 +127,9 @@ class Roster:
             workers, others = watch.directory, gateways.directory if gateways else others
             self._adopt(workers, others, group)
 
-    def _adopt(self, members: Directory, gateways: Directory, group: asyncio.TaskGroup) -> None:
-        now = time.monotonic()
+    def _adopt(self, members: Directory, gateways: Directory, group: asyncio.TaskGroup) -> list[asyncio.Event]:
+        """Returns for each worker that is new what is set when it was polled."""
+        now, first_polls = time.monotonic(), list[asyncio.Event]()
         ours = self._subset.of(members.members, self._present(gateways, now))
         listed = {member.incarnation: member for member in members if member.incarnation in ours}
         self.elsewhere = {member.incarnation: member for member in members if member.incarnation not in ours}
@@ -134,13 +139,16 @@ class Roster:
                 self._workers[incarnation].vanished = None
             else:
                 worker = self._workers[incarnation] = Worker(member, self._news)
-                self._pollers[incarnation] = group.create_task(self._keep_polling(worker))
+                first_polls.append(asyncio.Event())
+                poller = group.create_task(self._keep_polling(worker, first_polls[-1]))
+                self._pollers.add(poller)
+                poller.add_done_callback(self._pollers.discard)
         for incarnation in self._workers.keys() & self.elsewhere.keys():
-            self._pollers[incarnation].cancel()
             self._drop(incarnation)
         for incarnation, worker in self._workers.items():
             if incarnation not in listed and worker.vanished is None:
                 worker.vanished = now
+        return first_polls
 
     def _present(self, gateways: Directory, now: float) -> list[str]:
         """The gateways by name. One that vanished counts for a while: it may be back, and discovery may be wrong."""
@@ -154,43 +162,57 @@ class Roster:
         return list(self._gateways)
 
     def _drop(self, incarnation: str) -> None:
-        del self._workers[incarnation], self._pollers[incarnation]
+        del self._workers[incarnation]
         self._news()
         self._count()
 
-    async def _keep_polling(self, worker: Worker) -> None:
+    async def _keep_polling(self, worker: Worker, polled: asyncio.Event) -> None:
+        """Poll it as long as we use it, or wait for its answers."""
         key, line = worker.member.incarnation, Line(self._name, self._calls)
-        pause = random.random() * self._pause()  # noqa: S311 - not all in the same instant
         try:
+            await self._poll(worker, line)
+            self._polled = time.monotonic()
+            polled.set()
+            await asyncio.sleep(random.random() * self._pause())  # noqa: S311 - not all in the same instant
+            pause = 0.0
             while True:
                 if worker.age > pause / 2:  # an answer may have brought a report
                     await self._poll(worker, line)
                 self._polled = time.monotonic()
-                if worker.vanished is not None and (
-                    worker.state in ("unreachable", "silent") or time.monotonic() - worker.vanished > _VANISHED_SECONDS
-                ):
+                if self._workers.get(key) is worker and self._is_over(worker):
                     self._drop(key)
+                if self._workers.get(key) is not worker and not worker.is_awaited:
                     return
-                await asyncio.sleep(pause)
-                pause = self._pause() if worker.age < _POLL_TIMEOUT + pause else _SOON
+                await asyncio.sleep(self._rest(worker))
+                pause = self._pause()
         finally:
             line.close()
+
+    def _is_over(self, worker: Worker) -> bool:
+        """Whether discovery has lost it, and it does not answer either, or discovery insists."""
+        return worker.vanished is not None and (
+            worker.state in ("unreachable", "silent") or time.monotonic() - worker.vanished > _VANISHED_SECONDS
+        )
 
     def _pause(self) -> float:
         return max(self._interval, min(LONGEST_INTERVAL, len(self) / POLLS_PER_SECOND))
 
-    async def _poll_once(self, worker: Worker) -> None:
-        line = Line(self._name, self._calls)
-        try:
-            await self._poll(worker, line)
-        finally:
-            line.close()
+    def _rest(self, worker: Worker) -> float:
+        """Seconds until it is polled again: a pause after it was heard, so soon when a poll was lost."""
+        pause = self._pause()
+        return pause if worker.age > _LOST_SECONDS else max(min(_SOON, pause), pause - worker.age)
 
     async def look_at(self, worker: Worker) -> None:
-        """Ask one that is elsewhere how it is, without a share of its slots."""
-        line = Line("", self._calls)
+        """Ask one that has not reported how it is, without a share of its slots.
+
+        Again while it says nothing: who hears that it is unreachable gives it up, and it may only be busy.
+        """
+        line, until = Line("", self._calls), time.monotonic() + _LOOK_SECONDS
         try:
-            await self._ask(worker, line)
+            while True:
+                if await self._ask(worker, line) or time.monotonic() > until:
+                    return
+                await asyncio.sleep(_SOON)
         finally:
             line.close()
 
@@ -202,10 +224,11 @@ class Roster:
         if worker.state != before:
             self._count()
 
-    async def _ask(self, worker: Worker, line: Line) -> None:
+    async def _ask(self, worker: Worker, line: Line) -> bool:
+        """Whether it said how it is, or nobody listens there; else it may only be late."""
         was_ready = worker.state == "ready"
         try:
-            async with asyncio.timeout(_POLL_TIMEOUT):
+            async with nullcontext() if line.is_open else self._openings, asyncio.timeout(_POLL_TIMEOUT):
                 status, body = await line.ask(worker.member.internal_url)
             if status == HTTPStatus.SERVICE_UNAVAILABLE:
                 raise TimeoutError  # it is there, and cannot say: its queue is being replaced
@@ -215,10 +238,12 @@ class Roster:
         except TimeoutError:
             worker.missed()
             log.info("worker slow to report", extra={"worker": worker.member.name})
+            return False
         except (OSError, ValueError, msgspec.MsgspecError) as error:  # ValueError: no usable URL, or no worker there
             worker.refused()
             if was_ready:
                 log.warning("worker unreachable", extra={"worker": worker.member.name, "error": repr(error)})
+        return True
 
     def _count(self) -> None:
         counted = Counter(worker.state for worker in self)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from aiohttp import web
 
+from discovery import Member
 from gateway.fleet import Fleet
 from gateway.known_worker import Worker
 from gateway.throughput import WINDOW
@@ -99,20 +100,20 @@ class ScaleSignal:
     def answer(self, request: web.Request, fleet: Fleet) -> web.Response:
         """The answer to ``GET /v1/scale-signal``. Raises ``InvalidOption``."""
         target = round(http.number_of(request, "target", _TARGETS) or TARGET, 2)  # few: each is remembered
-        return http.json_response(self.document(fleet, fleet.refusals.per_second(), target, fleet.elsewhere))
+        return http.json_response(self.document(fleet, fleet.refusals.per_second(), target, fleet.elsewhere.values()))
 
     def document(
         self,
         workers: Iterable[Worker],
         refusals: Mapping[str, float],
         target: float,
-        elsewhere: Sequence[Worker] = (),
+        elsewhere: Collection[Member] = (),
     ) -> dict[str, Any]:
         """The answer, JSON-ready. What is ``elsewhere`` is taken to be as busy as the ``workers``."""
         ready = [worker for worker in workers if worker.state == "ready" and _keys(worker)]
         models = sorted({key.rpartition("@")[0] for worker in ready for key in _keys(worker)} | {*refusals})
         self._before = {k: v for k, v in self._before.items() if k[0] in (_ALL, *models)}
-        others = Counter(model for worker in elsewhere for model in {key.rpartition("@")[0] for key in worker.keys})
+        others = Counter(model for member in elsewhere for model in {key.rpartition("@")[0] for key in member.models})
         loads = {m: _load_of(ready, m, refusals.get(m, 0.0)).with_others(others[m]) for m in models}
         return {
             "target": target,

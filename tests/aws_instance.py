@@ -36,6 +36,8 @@ class Surroundings:
     asked: list[tuple[str, str]] = field(default_factory=list)
     failing: int = 0
     """How many of the next requests fail."""
+    denied: set[str] = field(default_factory=set)
+    """Hooks of which this instance may say nothing."""
     tokens: int = 0
     """How many were given out; the last one is valid."""
     address: str = ""
@@ -68,6 +70,8 @@ class Surroundings:
         if hook not in self.waiting:
             return 400, _ERROR.format("No active Lifecycle Action found with instance ID i-1")
         self.asked.append((action, hook))
+        if hook in self.denied:
+            return 400, _ERROR.format("not authorized")
         if action == "CompleteLifecycleAction":
             assert query["LifecycleActionResult"] == "CONTINUE"
             self.waiting.remove(hook)

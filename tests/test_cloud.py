@@ -145,6 +145,21 @@ def test_an_instance_whose_metadata_fails_for_a_while_goes_on(around: Surroundin
         assert process.wait(30) == 1, "it says that it did not leave in good order"
 
 
+def test_an_instance_that_cannot_say_that_it_is_useful_leaves_when_it_must(
+    around: Surroundings, tmp_path: Path
+) -> None:
+    around.denied.add("useful")
+    (tmp_path / "ready").touch()
+    with following(around, tmp_path, f"touch {tmp_path / 'left'}") as process:
+        refused = ("CompleteLifecycleAction", "useful")
+        eventually(lambda: around.asked.count(refused) >= 2, within=30, what="it says so again")
+        around.waiting.add("drained")
+        around.metadata["autoscaling/target-lifecycle-state"] = "Terminated"
+        assert process.wait(30) == 0
+    assert (tmp_path / "left").exists()
+    assert around.asked[-1] == ("CompleteLifecycleAction", "drained")
+
+
 def test_what_an_instance_knows_of_itself(around: Surroundings) -> None:
     instance = Instance(around.address)
     assert (instance.id, instance.ip, instance.zone, instance.leaving()) == ("i-1", "10.0.0.7", "eu-test-1a", "")

@@ -7,9 +7,12 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from itertools import count
 from pathlib import Path
+from typing import Any, cast
 
+import msgspec
 import pytest
 from aiohttp import ClientSession
 from prometheus_client import CollectorRegistry
@@ -23,9 +26,12 @@ from discovery.latest import Latest
 from discovery.publications import Publications
 from gateway.balancers import BALANCERS
 from gateway.fleet import Fleet, Wish
+from gateway.inquiries import Inquiries
 from gateway.known_worker import Worker
 from gateway.line import Line
 from gateway.offers import Offers
+from gateway.proxy import Answer, Proxy
+from gateway.proxy_tickets import ProxyTickets
 from gateway.roster import Roster
 from gateway.scaling import ScaleSignal
 from gateway.subsets import Subset
@@ -110,6 +116,9 @@ def test_the_index_says_what_is_reported_what_is_offered_and_what_is_cached() ->
     assert [(w.member.name, version) for w, version in ready] == [("a", "1"), ("b", "1")]
     assert offers.ready("digits", None, None, "") is ready, "it is remembered"
     assert offers.ready("digits", "2", None, "") == []
+    for invented in range(100):
+        assert offers.ready("digits", f"9{invented}", None, "") == []
+    assert len(offers._picked) == 1, "only what was found is remembered"
 
 
 # The choice among a few
@@ -284,15 +293,22 @@ async def test_a_gateway_polls_its_part_and_knows_of_the_rest() -> None:
             assert len(ours) + len(others) == 40
             assert 5 < len(ours) < 35
             # Those that are elsewhere are found by name, and asked when somebody wants to know how they are.
-            away = others[0].incarnation
+            away = next(iter(others))
             assert fleet.named(away) is not None
-            assert await fleet.state_of(away) == "ready"
+
+            async def is_ready() -> bool:
+                return await fleet.state_of(away) == "ready"
+
+            await eventually_async(is_ready, within=20, what="an answer of one that is elsewhere")
             next(each for each in workers if each.incarnation == away).kill()
             assert await fleet.state_of(away) == "unreachable"
             assert await fleet.state_of("nobody") == "gone"
+
             # The scale signal is that of the fleet.
-            total = ScaleSignal().document(fleet, {}, 0.7, others)["total"]
-            assert total["workers"] == 40
+            def counted() -> int:
+                return int(ScaleSignal().document(fleet, {}, 0.7, others.values())["total"]["workers"])
+
+            await until(lambda: counted() == 40, "all workers are ready, and counted")
 
 
 async def test_a_gateway_takes_over_what_one_that_is_gone_has_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,6 +325,144 @@ async def test_a_gateway_takes_over_what_one_that_is_gone_has_used(monkeypatch: 
             assert all(fleet.named(name) is each for name, each in kept.items()), "what it had, it has still"
             gateways.publish([gateway("g1"), gateway("g2")])
             await until(lambda: {each.incarnation for each in fleet} == set(kept), "its part again")
+
+
+async def _request(worker: Worker) -> None:
+    """One that is not answered: it ends when it is given up."""
+    with worker.sending() as scope, suppress(TimeoutError):
+        async with scope:
+            await asyncio.Event().wait()
+
+
+def _is_later(worker: SimulatedWorker, last: float) -> bool:
+    return worker.polled_by("g1") > last
+
+
+async def test_a_worker_that_another_gateway_takes_over_is_watched_until_it_has_answered() -> None:
+    watch, gateways = Latest("worker"), Latest("gateway")
+    async with simulated(20) as workers:
+        watch.publish(each.member for each in workers)
+        gateways.publish([gateway("g1")])
+        async with following(watch, gateways, above=10) as fleet:
+            sent = {each.incarnation: asyncio.create_task(_request(each)) for each in fleet}
+            try:
+                gateways.publish([gateway("g1"), gateway("g2")])
+                await until(lambda: len(fleet.elsewhere) > 0, "the part of another gateway")
+                away = next(iter(fleet.elsewhere))
+                that = next(each for each in workers if each.incarnation == away)
+                for _ in range(2):  # one poll may have been under way
+                    last = that.polled_by("g1")
+                    await until(partial(_is_later, that, last), "it is polled still")
+                that.kill()
+                await until(sent[away].done, "the request to it is given up")
+            finally:
+                for request in sent.values():
+                    request.cancel()
+            await until(lambda: len(fleet._roster._pollers) == len(fleet._roster), "nobody is polled for nothing")
+
+
+async def test_lines_are_opened_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds of TLS handshakes at once would all be too late, for ever."""
+    opening, most, opened, connect = 0, 0, Counter[str](), Line._connect
+
+    async def noted(self: Line, url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        nonlocal opening, most
+        opening, opened[url] = opening + 1, opened[url] + 1
+        most = max(most, opening)
+        await asyncio.sleep(0)
+        try:
+            return await connect(self, url)
+        finally:
+            opening -= 1
+
+    monkeypatch.setattr(Line, "_connect", noted)
+    monkeypatch.setattr("gateway.roster._POLL_TIMEOUT", 10)
+    watch = Latest("worker")
+    async with simulated(100) as workers:
+        watch.publish(each.member for each in workers)
+        async with following(watch, Latest("gateway"), above=1000) as fleet:
+            assert all(each.report is not None for each in fleet), "entering waits for the first polls"
+            assert set(opened.values()) == {1}
+            assert len(opened) == 100
+            assert most == 16
+
+
+@pytest.mark.usefixtures("still")
+@pytest.mark.parametrize(
+    ("age", "rest"), [(0.0, 0.8), (0.3, 0.5), (0.8 + 0.75, 0.1), (4.9, 0.1), (5.1, 0.8), (float("inf"), 0.8)]
+)
+def test_when_a_worker_is_polled_again(age: float, rest: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = fleet_of([worker(f"w{n:03}", {"digits@1": load()}) for n in range(200)])
+    fleet._roster._interval = 0.05
+    monkeypatch.setattr(Worker, "age", age)
+    assert fleet._roster._rest(next(iter(fleet))) == pytest.approx(rest)
+
+
+async def test_a_worker_that_has_not_reported_is_asked_more_than_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.roster._LOOK_SECONDS", 20)
+    report = msgspec.json.encode(LoadReport("a", "a-1", measured=1.0, models={}))
+    questions = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal questions
+        while await reader.readuntil(b"\r\n\r\n"):
+            questions += 1
+            if questions > 1:  # the first is not answered
+                writer.write(answer(report))
+
+    async with listening(serve) as url:
+        fleet = fleet_of([Worker(member("a", url=url))])
+        assert await fleet.state_of("a-1") == "ready"
+        assert await fleet.state_of("a-1") == "ready"
+        assert questions == 2, "one that has reported is not asked"
+
+
+# Statistics
+
+
+class _Slow:
+    """A proxy that notes how many questions are under way."""
+
+    def __init__(self) -> None:
+        self.under_way = self.most = 0
+
+    async def ask(self, url: str, headers: Mapping[str, str], *, deadline: float) -> Answer:
+        del url, headers, deadline
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        await asyncio.sleep(0.001)
+        self.under_way -= 1
+        return Answer(200, {}, b"{}")
+
+
+async def test_statistics_ask_all_workers_a_few_at_a_time_and_sign_for_each_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, keys = tmp_path / "ticket.key", tmp_path / "ticket-keys.json"
+    tickets.generate(key, keys)
+    signed: list[str] = []
+    sign = tickets.Signer.sign
+
+    def noted(self: tickets.Signer, **said: Any) -> str:
+        signed.append(said["audience"])
+        return sign(self, **said)
+
+    monkeypatch.setattr(tickets.Signer, "sign", noted)
+    fleet = fleet_of([worker("ours", {"digits@1": load()})])
+    fleet._roster.elsewhere = {f"w{n}-1": member(f"w{n}") for n in range(99)}
+    proxy, passes = _Slow(), ProxyTickets("g", tickets.Signer.load(key), fleet, max_bytes=1)
+    inquiries = Inquiries(fleet, cast(Proxy, proxy), passes)
+    for _ in range(2):
+        assert len(await inquiries.ask_all("/v2/models/stats")) == 100
+    assert proxy.most == 32
+    assert sorted(signed) == sorted(["ours-1", *fleet.elsewhere])
+    # After a while the tickets of those that are gone are forgotten, and no others
+    passes._forgot = float("-inf")
+    del fleet._roster.elsewhere["w7-1"]
+    fleet._roster.elsewhere["new-1"] = member("new")
+    await inquiries.ask_all("/v2/models/stats")
+    assert signed[100:] == ["new-1"]
+    assert {name[0] for name in passes._tickets} == {"ours-1", *fleet.elsewhere}
 
 
 # The line to a worker
@@ -414,9 +568,10 @@ async def test_thirty_simulated_workers_behind_two_gateways(tmp_path: Path) -> N
         # When requests come both ways, all are answered, and many workers have their share
         for request in (look_up, predict):
             asked = Load(session, fleet.gateways[0].url, 40.0)
-            while asked.outcomes.total() < 40:
-                await asked.run(0.5, request)
-            assert asked.failed == 0
+            async with asyncio.timeout(60):
+                while asked.outcomes["200"] < 40:
+                    await asked.run(0.5, request)
+            assert asked.outcomes.keys() <= {"200", "503"}, "nothing breaks; on a busy machine no worker may be ready"
 
         async def several_have_executed() -> bool:
             async with session.get(f"{fleet.gateways[0].url}/status") as response:

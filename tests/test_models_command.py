@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 import discovery
+from shoal.client import AsyncClient
 from shoal.publication import Publication, Published
 from tests import small_networks as small
 from tests.clusters import eventually, is_running, up
@@ -29,7 +30,7 @@ from tests.test_sources import Quiet, web
 from worker.models.digests import digest_of
 from worker.repository import __main__ as program
 from worker.repository import editing, publishing
-from worker.repository.waiting import NotLoaded, progress
+from worker.repository.waiting import NotLoaded, progress, until_ready
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -294,6 +295,35 @@ def test_progress() -> None:
     assert progress(workers, placed, "day@1")
     with pytest.raises(NotLoaded, match="a cannot load day@1: no memory"):
         progress(workers, everywhere, "day@1")
+
+
+class _Gateway:
+    """Says these states in turn."""
+
+    def __init__(self, *states: dict[str, Any]) -> None:
+        self._states = iter(states)
+
+    async def __aenter__(self) -> _Gateway:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Nothing is open."""
+
+    async def status(self) -> dict[str, Any]:
+        return next(self._states)
+
+
+@pytest.mark.parametrize("elsewhere", [0, 30])
+def test_who_waits_hears_of_workers_that_the_gateway_does_not_use(elsewhere: int, monkeypatch: Any) -> None:
+    monkeypatch.setattr("worker.repository.waiting._INTERVAL", 0)
+    states = [
+        {"workers": [worker("a", day_1={"status": status})], "elsewhere": elsewhere} for status in ("loading", "ready")
+    ]
+    told: list[str] = []
+    asyncio.run(until_ready(cast(AsyncClient, _Gateway(*states)), Publication("day"), "1", 30, told.append))
+    warnings = [line for line in told if line.startswith("warning: ")]
+    assert told[len(warnings) :] == ["a: loading", "a: ready"]
+    assert [("leaves 30 to others" in line) for line in warnings] == ([True] if elsewhere else [])
 
 
 def shoal(*arguments: str, environ: dict[str, str]) -> subprocess.CompletedProcess[str]:

@@ -74,6 +74,10 @@ class SimulatedWorker:
             "worker", self.name, self.incarnation, self.url, self.url, zone="a", version=VERSION, models=models
         )
 
+    def polled_by(self, gateway: str) -> float:
+        """When that gateway asked last."""
+        return self._polled[gateway]
+
     def report(self, gateway: str) -> bytes:
         """The load as a worker says it, with an equal share of the free slots for each gateway that polls."""
         now = time.monotonic()

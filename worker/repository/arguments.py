@@ -47,7 +47,9 @@ def models() -> argparse.ArgumentParser:
     add.add_argument("--label", default="", metavar="L", help="a label that moves to this version")
     add.add_argument("--keep", type=_count, default=1, metavar="K", help="older versions that stay, beside named ones")
     add.add_argument("--sha256", default="", metavar="D", help="of the file SOURCE, or the digest of the folder in it")
-    add.add_argument("--wait", type=float, metavar="SECONDS", help="for it to be ready on every worker that loads it")
+    add.add_argument(
+        "--wait", type=float, metavar="SECONDS", help="for it to be ready on every worker of the gateway that loads it"
+    )
     _wishes(add)
     _discovery(add)
     _repository(add)

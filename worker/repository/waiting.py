@@ -35,12 +35,19 @@ async def until_ready(
     seconds: float,
     tell: Callable[[str], None],
 ) -> None:
-    """Return when every worker that loads the model has the version ready. Raises ``NotLoaded`` with the reason."""
-    key, told = model_key(publication.model, version), ""
+    """Return when every worker that loads the model has the version ready, of those that the gateway uses.
+
+    A warning tells of workers that it leaves to other gateways. Raises ``NotLoaded`` with the reason.
+    """
+    key, told, warned = model_key(publication.model, version), "", False
     try:
         async with asyncio.timeout(seconds), gateway:
             while True:
-                states = progress((await gateway.status())["workers"], publication, key)
+                status = await gateway.status()
+                if status.get("elsewhere") and not warned:
+                    tell(_elsewhere(status))
+                    warned = True
+                states = progress(status["workers"], publication, key)
                 line = ", ".join(f"{name}: {state}" for name, state in states.items())
                 if line != told:
                     tell(line)
@@ -52,6 +59,13 @@ async def until_ready(
         raise NotLoaded(f"{key} is not ready after {seconds:g} seconds: {told or 'no worker is to load it'}") from error
     except ShoalError as error:
         raise NotLoaded(f"{gateway!r} does not tell: {error.code}: {error.message}") from error
+
+
+def _elsewhere(status: Mapping[str, Any]) -> str:
+    return (
+        f"warning: this gateway uses {len(status['workers'])} workers and leaves {status['elsewhere']} to others:"
+        " whether those have loaded it, only their gateways can tell"
+    )
 
 
 def progress(workers: list[dict[str, Any]], publication: Publication, key: str) -> dict[str, str]:
