@@ -5,8 +5,9 @@ The last good one stays while discovery is away or knows no gateway, and when ng
 A reload closes the idle connections of clients, and a request that is being sent on one of them at that moment fails at
 a client that does not try again. So there are few: what changes waits for more (``pause``), and a gateway that is back
 by then was never away. That harms nobody: a worker that nginx does not know is reached by its address, and from a
-gateway that has gone nginx turns to the next. It is done at once when most of the gateways that nginx knows are gone,
-or it knows none yet.
+gateway that has gone nginx turns to the next. A worker that left keeps its place for some minutes, because most of them
+are being updated and come back. It is done at once when most of the gateways that nginx knows are gone, or it knows
+none yet.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ log = logging.getLogger(__name__)
 
 _AGAIN_SECONDS = 15.0  # a file that was refused is tried again, and a renewed certificate is noticed
 
+_KEPT_SECONDS = 900.0  # the place of a worker that left: no gateway names it meanwhile
+
 Stamps = tuple[tuple[int, int], ...]
 
 
@@ -44,6 +47,7 @@ class Follower:
         self._settings = settings
         self._program = program
         self._known: dict[Role, tuple[Address, ...]] = {"gateway": (), "worker": ()}
+        self._left: dict[Address, float] = {}
         self._taken: tuple[str, Stamps] | None = None
         self._rendered: set[Address] = set()
         self._names = Names()
@@ -89,8 +93,17 @@ class Follower:
         if role == "gateway" and not members:
             log.warning("no gateway is known any more; the last ones stay")
             return
-        self._known[role] = members
+        self._known[role] = members if role == "gateway" else self._with_those_that_left(members)
         self._news.set()
+
+    def _with_those_that_left(self, workers: tuple[Address, ...]) -> tuple[Address, ...]:
+        now = monotonic()
+        self._left = {
+            address: since
+            for address in self._known["worker"]
+            if address not in workers and now - (since := self._left.get(address, now)) < _KEPT_SECONDS
+        }
+        return tuple(sorted({*workers, *self._left}))
 
     async def edge(self) -> Edge | None:
         """Everything that is known now; None before the first gateway.

@@ -119,7 +119,7 @@ def bad_update(stage: Stage, step: Step) -> None:
             stopped = True
         step.check("`rolling.yml` stops", f"at {first}", stopped)
         ready = stage.cluster().ready()
-        step.check("the other workers go on", ", ".join(ready), ready == others)
+        step.check("the other workers go on", ", ".join(ready), set(others) <= set(ready))
         stage.describe(stage.versions[0])
         _tell(step, stage.ansible.play("rollback"))
     _check_version(stage, step, stage.versions[0])

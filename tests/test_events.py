@@ -296,7 +296,7 @@ async def test_a_direct_upload_that_is_refused_counts_too(
     async def tells() -> bool:
         for line in capsys.readouterr().out.splitlines():
             told.update(json.loads(line).get("served", {}))
-        return told.get("fake@1", {}).get("direct_bytes", 0) >= len(picture) + len(nothing)
+        return bool(told.get("fake@1", {}).get("direct_bytes", 0) >= len(picture) + len(nothing))
 
     async with nodes.node(valkey, nodes.fake()) as on:
         assert [(await on.post(data=body))[0] for body in (picture, nothing)] == [200, 415]

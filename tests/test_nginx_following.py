@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -127,6 +128,21 @@ async def test_a_worker_gets_kept_connections(tmp_path: Path) -> None:
             await eventually_async(lambda: said(nginx, "member left out", 1), within=30, what="the bad one seen")
             await eventually_async(lambda: holds(nginx, "upstream worker_http_127.0.0.1_8602 {"), within=30, what="it")
             assert "evil" not in nginx.text
+
+
+async def test_a_worker_that_is_updated_costs_no_reload(tmp_path: Path) -> None:
+    url, place = f"file://{tmp_path}/members", "upstream worker_http_127.0.0.1_8602 {"
+    async with discovery.connect(url) as backend, gateway(backend, "one"), started(url) as nginx:
+        await until(nginx, {"one"})
+        for incarnation, directories in (("w-1", 3), ("w-2", 5)):
+            async with backend.membership(Member("worker", "w", incarnation, "http://127.0.0.1:8602")):
+                await eventually_async(partial(said, nginx, "directory", directories), within=30, what="it is there")
+                await eventually_async(partial(holds, nginx, place), within=30, what="its place")
+            await eventually_async(partial(said, nginx, "directory", directories + 1), within=30, what="it is gone")
+        async with gateway(backend, "two"):
+            await until(nginx, {"one", "two"})
+            assert nginx.said("nginx reloaded") == 3  # the first, the worker's, and the other gateway's
+            assert place in nginx.text
 
 
 async def test_who_has_no_address_is_left_out_and_the_others_are_taken(tmp_path: Path) -> None:
