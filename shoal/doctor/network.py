@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from ipaddress import ip_address
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -155,7 +156,7 @@ async def clock_skew(subject: Subject) -> list[Finding]:
 async def _others(subject: Subject) -> list[tuple[str, str, str]]:
     if subject.role == "client":
         return [(url, "", url) for url in subject.gateways]
-    found = (await subject.members()).members
+    found = await _other_members(subject)
     return [(member.name, member.role, member.internal_url) for member in found[:_MOST_ASKED]]
 
 
@@ -212,10 +213,22 @@ def judge_discovery(scheme: str, failure: str, roles: Sequence[str]) -> Finding:
 
 async def members(subject: Subject) -> list[Finding]:
     """Those whom discovery names answer here."""
-    found = (await subject.members()).members
+    found = await _other_members(subject)
     asked = found[:_MOST_ASKED]
     silent = [m for m in asked if await _fails(subject, m)]
     return [judge_members(len(found), len(asked), [f"{m.name} at {m.internal_url}" for m in silent])]
+
+
+async def _other_members(subject: Subject) -> list[Member]:
+    """Without this one, of which discovery may still say what was true before its host was destroyed."""
+    return [member for member in (await subject.members()).members if not _is_this_one(subject, member)]
+
+
+def _is_this_one(subject: Subject, member: Member) -> bool:
+    place = urlsplit(member.internal_url)
+    ours = subject.setting("internal_host").strip("[]"), subject.setting("internal_port")
+    is_named = member.name == subject.setting("name") or (place.hostname, place.port) == ours
+    return member.role == subject.role and is_named
 
 
 async def _fails(subject: Subject, member: Member) -> bool:
@@ -226,7 +239,7 @@ async def _fails(subject: Subject, member: Member) -> bool:
 def judge_members(count: int, asked: int, silent: Iterable[str]) -> Finding:
     silent = list(silent)
     if not count:
-        return ok("discovery names nobody yet")
+        return ok("discovery names nobody else")
     if silent:
         found = f"no answer from {', '.join(silent)}"
         return problem(found, "see that their internal listener is reachable from here, with a certificate that fits")
