@@ -227,4 +227,4 @@ def test_the_scale_signal_of_a_cluster(cluster: Cluster) -> None:
         return requests.get(f"{cluster.gateway}/v1/scale-signal?target=0.5", timeout=10).json()["models"][MODEL]
 
     eventually(lambda: said()["images_per_second"] > 0 and said()["utilisation"] > 0, within=20, what="it is measured")
-    assert (said()["workers"], said()["desired"]) == (1, 1)
+    assert said()["workers"] == 1 <= said()["desired"]  # more where this machine is busy
