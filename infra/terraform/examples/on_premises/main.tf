@@ -21,9 +21,9 @@ module "cluster" {
   machines = {
     gateway1 = { address = "192.0.2.11", roles = ["consul", "gateway"] }
     gateway2 = { address = "192.0.2.12", roles = ["consul", "gateway"] }
-    gpu1   = { address = "192.0.2.21", roles = ["consul", "worker"] }
-    gpu2   = { address = "192.0.2.22", roles = ["worker"] }
-    gpu3   = { address = "192.0.2.23", roles = ["worker"] }
+    gpu1     = { address = "192.0.2.21", roles = ["consul", "worker"] }
+    gpu2     = { address = "192.0.2.22", roles = ["worker"] }
+    gpu3     = { address = "192.0.2.23", roles = ["worker"] }
   }
 }
 
