@@ -86,7 +86,8 @@ async def test_a_killed_front_loses_nothing() -> None:
 
 
 async def test_a_killed_redis_loses_nothing() -> None:
-    with up("--workers", "1", "--model", SLOW) as cluster:
+    slower = SLOW.replace("0.05", "0.4")  # so that there are jobs in the queue when it dies, on any machine
+    with up("--workers", "1", "--model", slower) as cluster:
         photos = [photo(seed) for seed in range(100)]
 
         def kill() -> None:
