@@ -21,7 +21,7 @@ class Step:
     checks: list[tuple[str, str, bool]] = field(default_factory=list)
 
     def check(self, claim: str, found: object, holds: bool) -> None:
-        self.checks.append((claim, str(found), holds))
+        self.checks.append((claim, " ".join(str(found).split()).replace("|", "/"), holds))  # a cell of a table
 
     @property
     def holds(self) -> bool:
