@@ -74,6 +74,7 @@ async def check_answer(running: Running) -> None:
 
 
 @pytest.mark.cluster
+@pytest.mark.timeout(300)
 async def test_a_rolling_restart_under_load_fails_nothing() -> None:
     """Given steady load in both modes, when every node is restarted in turn, then every answer is right."""
     answered = {"direct": 0, "proxy": 0}
