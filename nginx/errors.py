@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
+from nginx.text import Lines, block
 from shoal import http, paths
 from shoal.errors import (
     BadGateway,
@@ -67,7 +68,7 @@ PAGES_BUT_LOST = _pages(502, 504)
 """Without those of a gateway that did not answer."""
 
 
-def maps() -> Iterator[str]:
+def maps() -> Lines:
     """The bodies: of other servers' paths as their clients read them."""
     plain = "|".join(paths.PLAIN_ERRORS)
     yield f"map $request_uri $shoal_dialect {{ default native; ~^({plain}) plain; }}"
@@ -77,14 +78,16 @@ def maps() -> Iterator[str]:
         yield f"map $shoal_dialect $shoal_error_{status} {{ default {_quoted(native)}; plain {_quoted(foreign)}; }}"
 
 
-def locations() -> Iterator[str]:
+def locations() -> Lines:
     for status, error in STATUSES.items():
-        yield f"location = {_path(status)} {{"
-        yield "    internal;"
-        yield "    default_type application/json;"
-        yield from (f"    add_header {name} {value} always;" for name, value in _headers(error))
-        yield f"    return {error.status} $shoal_error_{status};"
-        yield "}"
+        yield from block(f"location = {_path(status)}", _said(status, error))
+
+
+def _said(status: int, error: ShoalError) -> Lines:
+    yield "internal;"
+    yield "default_type application/json;"
+    yield from (f"add_header {name} {value} always;" for name, value in _headers(error))
+    yield f"return {error.status} $shoal_error_{status};"
 
 
 def _headers(error: ShoalError) -> Iterable[tuple[str, str]]:

@@ -7,15 +7,14 @@ headers and error pages of the server, or none of them as soon as it has one of 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 
 from nginx import errors
 from nginx.edge import Edge
-from shoal import forwarding, http, paths
+from nginx.text import Lines, block
+from shoal import forwarding, http, paths, tls
 
 __all__ = ["FAST", "ORDINARY", "locations", "maps"]
-
-Lines = Iterator[str]
 
 
 def _matching(path: str) -> str:
@@ -76,27 +75,21 @@ def maps(edge: Edge) -> Lines:
 
 def locations(edge: Edge) -> Lines:
     for matching in FAST:
-        yield from _block(f"location {matching}", _upload(edge))
+        yield from block(f"location {matching}", _upload(edge))
     for matching in ORDINARY:
-        yield from _block(f"location {matching}", _through_a_gateway(edge))
-    yield from _block("location = /events", [*_through_a_gateway(edge, seconds=3600), "proxy_buffering off;"])
+        yield from block(f"location {matching}", _through_a_gateway(edge))
+    yield from block("location = /events", [*_through_a_gateway(edge, seconds=3600), "proxy_buffering off;"])
     if edge.settings.streaming:
         for path in paths.PREDICTIONS:
-            yield from _block(f"location {_matching(_STREAM + path)}", _streamed(edge))
-    yield from _block("location /", ["return 404;"])
-    yield from _block("location @proxied", _proxied(edge))
-    yield from _block("location @proxied_again", _proxied_again(edge))
+            yield from block(f"location {_matching(_STREAM + path)}", _streamed(edge))
+    yield from block("location /", ["return 404;"])
+    yield from block("location @proxied", _proxied(edge))
+    yield from block("location @proxied_again", _proxied_again(edge))
     if edge.settings.fast_path:
-        yield from _block("location @again", _asking_again(edge))
+        yield from block("location @again", _asking_again(edge))
         for seconds in forwarding.PATIENCE:
-            yield from _block(f"location @worker_{seconds}", _at_a_worker(edge, seconds))
+            yield from block(f"location @worker_{seconds}", _at_a_worker(edge, seconds))
     yield from errors.LOCATIONS
-
-
-def _block(head: str, lines: Iterable[str]) -> Lines:
-    yield f"{head} {{"
-    yield from (f"    {line}" for line in lines)
-    yield "}"
 
 
 def _headers(headers: Mapping[str, str]) -> Lines:
@@ -151,7 +144,8 @@ def _at_a_worker(edge: Edge, seconds: int) -> Lines:
         yield f"set {_variable(name)} {_said(forwarding.header(name))};"
     yield "proxy_pass_request_headers off;"
     yield from _headers({**_CONNECTION, "Host": "$host", **{name: _variable(name) for name in forwarding.PASSED}})
-    yield from _careful(edge, "worker")
+    yield from _careful()
+    yield from _certificates(edge, "worker")
     yield "proxy_next_upstream off;"
     yield f"proxy_connect_timeout {_WORKER_SECONDS}s;"
     yield f"proxy_read_timeout {seconds}s;"
@@ -171,10 +165,15 @@ def _variable(header: str) -> str:
 # Through a gateway
 
 
-def _through_a_gateway(edge: Edge, *, seconds: float | None = None) -> Lines:
+def _as_from_the_client(edge: Edge) -> Lines:
+    """A client's own request to a gateway."""
     yield from _headers({**_ABOUT_THE_CLIENT, **_NOBODYS})
     yield from _to_gateways(edge)
-    yield from _careful(edge, "gateway", certificates=False)
+    yield from _careful()
+
+
+def _through_a_gateway(edge: Edge, *, seconds: float | None = None) -> Lines:
+    yield from _as_from_the_client(edge)
     yield "proxy_next_upstream error timeout;"
     yield f"proxy_read_timeout {(seconds or edge.settings.longest_timeout) + 10:g}s;"
     yield f"proxy_pass {edge.scheme}://{_QUESTION};"
@@ -195,9 +194,7 @@ def _proxied_again(edge: Edge) -> Lines:
 
 
 def _streamed(edge: Edge) -> Lines:
-    yield from _headers({**_ABOUT_THE_CLIENT, **_NOBODYS})
-    yield from _to_gateways(edge)
-    yield from _careful(edge, "gateway", certificates=False)
+    yield from _as_from_the_client(edge)
     yield "proxy_request_buffering off;"
     yield "proxy_next_upstream off;"
     yield f"proxy_read_timeout {edge.settings.longest_timeout + 10:g}s;"
@@ -210,12 +207,10 @@ def _to_gateways(edge: Edge) -> Lines:
     yield from _certificates(edge, "gateway")
 
 
-def _careful(edge: Edge, role: str, *, certificates: bool = True) -> Lines:
+def _careful() -> Lines:
     """No answer may send nginx elsewhere, and what is between us is not for clients."""
     yield f"proxy_ignore_headers {_IGNORED};"
     yield from (f"proxy_hide_header {name};" for name in _HIDDEN)
-    if certificates:
-        yield from _certificates(edge, role)
 
 
 def _certificates(edge: Edge, role: str) -> Lines:
@@ -228,5 +223,5 @@ def _certificates(edge: Edge, role: str) -> Lines:
     yield "proxy_ssl_verify on;"
     yield "proxy_ssl_verify_depth 3;"
     yield "proxy_ssl_server_name on;"
-    yield f"proxy_ssl_name {role}.shoal;"
+    yield f"proxy_ssl_name {tls.name_of(role)};"
     yield "proxy_ssl_protocols TLSv1.2 TLSv1.3;"

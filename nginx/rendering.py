@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from nginx import errors, locations
 from nginx.edge import Address, Edge
+from nginx.text import Lines, block
 from shoal.nginx_settings import NginxSettings
 
 __all__ = ["TEMPORARY", "render"]
-
-Lines = Iterator[str]
 
 _HTTP2_DIRECTIVE = (1, 25, 1)  # the first version with `http2 on`
 _PATIENT_RELOAD = (1, 27, 4)
@@ -52,14 +51,8 @@ def _main(edge: Edge) -> Lines:
     yield f"worker_shutdown_timeout {settings.longest_timeout + 20:g}s;"
     yield f"pid {settings.pid_file};"
     yield f"error_log {settings.error_log} error;"
-    yield from _block("events", [f"worker_connections {settings.connections};"])
-    yield from _block("http", _http(edge))
-
-
-def _block(head: str, lines: Iterable[str]) -> Lines:
-    yield f"{head} {{"
-    yield from (f"    {line}" for line in lines)
-    yield "}"
+    yield from block("events", [f"worker_connections {settings.connections};"])
+    yield from block("http", _http(edge))
 
 
 def _http(edge: Edge) -> Lines:
@@ -80,8 +73,8 @@ def _http(edge: Edge) -> Lines:
     for worker in edge.workers:
         yield from _upstream(worker.name, [worker], "max_fails=0", _KEPT_AT_A_WORKER)
     if settings.redirect_port:
-        yield from _block("server", _redirection(settings))
-    yield from _block("server", _server(edge))
+        yield from block("server", _redirection(settings))
+    yield from block("server", _server(edge))
 
 
 def _log(settings: NginxSettings) -> Lines:
@@ -152,12 +145,8 @@ def _key() -> Lines:
 
 
 def _upstream(name: str, servers: Iterable[Address], options: str, kept: int) -> Lines:
-    yield f"upstream {name} {{"
-    yield from (f"    server {address.server} {options};" for address in servers)
-    yield f"    keepalive {kept};"
-    yield f"    keepalive_timeout {_KEPT_SECONDS}s;"
-    yield "    keepalive_requests 100000;"
-    yield "}"
+    kept_lines = f"keepalive {kept};", f"keepalive_timeout {_KEPT_SECONDS}s;", "keepalive_requests 100000;"
+    yield from block(f"upstream {name}", [*(f"server {address.server} {options};" for address in servers), *kept_lines])
 
 
 def _listen(settings: NginxSettings, port: int, *options: str) -> str:

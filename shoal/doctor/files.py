@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from shoal import tls
 from shoal.doctor.finding import Finding, ok, problem, warning
 from shoal.doctor.subject import Subject, last_line
 
@@ -150,7 +151,7 @@ def judge_certificate(
         return problem(f"{where} is valid from {first.not_valid_before_utc:%F %H:%M} UTC on", "see the clock")
     if first.not_valid_after_utc < now:
         return problem(f"{where} has expired on {first.not_valid_after_utc:%F}", renew)
-    if ca is not None and (wrong := _unfit(first, chain[1:], authorities, f"{role}.shoal")):
+    if ca is not None and (wrong := _unfit(first, chain[1:], authorities, tls.name_of(role))):
         return problem(f"{where} {wrong}", renew)
     soon = min(_SOON, (first.not_valid_after_utc - first.not_valid_before_utc) / 5)
     until = f"{where} is valid until {first.not_valid_after_utc:%F}"

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from shoal import tls
 from shoal.doctor.host import Host
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class Subject:
         ca, certificate, key = files
         context = ssl.create_default_context(cafile=ca)
         context.load_cert_chain(certificate, key, password="")
-        return {"ssl": context, "server_hostname": f"{role}.shoal"}
+        return {"ssl": context, "server_hostname": tls.name_of(role)}
 
     async def forget(self) -> None:
         """End what is still under way."""
