@@ -57,17 +57,7 @@ async def gateways(
         try:
             for number in range(count):
                 command = [sys.executable, "-m", "gateway", "--name", f"{name}-{number}", "--authentication", "off"]
-                command += [
-                    "--lifeline",
-                    "--port",
-                    "0",
-                    "--internal-port",
-                    "0",
-                    "--ticket-key",
-                    str(ticket_key),
-                    "--grace",
-                    "0",
-                ]
+                command += ["--port", "0", "--internal-port", "0", "--ticket-key", str(ticket_key), "--grace", "0"]
                 command += ["--lifeline"]  # whoever kills the bench kills them
                 command += ["--discovery", discovery[number % len(discovery)], "--log-level", "warning", *options]
                 children.append(await Child.start(f"{name}-{number}", command, stderr=stderr))
