@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -70,13 +71,15 @@ class Throughput:
         return f"<Throughput of {len(self._samples)} reports>"
 
     def add(self, report: LoadReport) -> None:
-        """Take a report, the latest; of many in 3 s the first stays. Another incarnation's counts begin anew."""
+        """Take a report, the latest; of many in 3 s the first stays, and one of a version that had none before, from
+        which that one is counted. Another incarnation's counts begin anew."""
         if self._latest and self._latest.incarnation != report.incarnation:
             self._samples.clear()
         self._latest = report
         while self._samples and report.measured - self._samples[0][0] > WINDOW:
             self._samples.popleft()
-        if not self._samples or report.measured - self._samples[-1][0] >= _KEPT_EVERY:
+        at, counts = self._samples[-1] if self._samples else (-math.inf, {})
+        if report.measured - at >= _KEPT_EVERY or not report.models.keys() <= counts.keys():
             self._samples.append((report.measured, self._counts(report)))
 
     def _counts(self, report: LoadReport) -> dict[str, Count]:

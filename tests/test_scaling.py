@@ -69,6 +69,15 @@ def test_a_model_that_came_later_is_measured_from_then_on() -> None:
     assert throughput.rate("other@1") == Rate()
 
 
+def test_a_model_that_has_traffic_as_soon_as_it_comes_is_measured_from_its_first_report() -> None:
+    throughput = Throughput()
+    throughput.add(LoadReport("w", "i", measured=0))
+    throughput.add(report(1, 0, 0))  # sooner after the last report than most are kept
+    throughput.add(report(2, 40, 2))
+    throughput.add(report(5, 40, 2))
+    assert throughput.rate("digits@1") == Rate(10, 0.5)
+
+
 def test_two_processes_are_busy_half_each() -> None:
     throughput = Throughput()
     for seen in (report(0, 0, 0), report(10, 50, 10)):
