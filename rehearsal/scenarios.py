@@ -23,6 +23,13 @@ _LEAST_LOAD_SECONDS = 20.0
 _READY_SECONDS = 120.0
 _LEADER_SECONDS = 60.0
 
+_RELEASES = "/opt/shoal/releases"
+_OF_LONG_AGO = {"0.0.1": "2001-01-01", "0.0.2": "2002-01-01"}
+"""Releases that one host is made to have. With the two of an update there is place for the later of them."""
+
+_LONGER_DRAIN = {"worker_stop_seconds": 150}
+"""What the next release changes in a unit."""
+
 
 @dataclass
 class Stage:
@@ -93,9 +100,16 @@ def again(stage: Stage, step: Step) -> None:
 
 def rolling(stage: Stage, step: Step) -> None:
     stage.describe(stage.versions[1])
+    host = stage.hosts("workers")[0]
+    for version, day in _OF_LONG_AGO.items():
+        stage.ansible.on(host, f"mkdir {_RELEASES}/{version} && touch --date {day} {_RELEASES}/{version}")
     with stage.loaded(step, "rolling"):
-        _tell(step, stage.ansible.play("rolling"))
+        _tell(step, stage.ansible.play("rolling", "--extra-vars", json.dumps(_LONGER_DRAIN)))
     _check_version(stage, step, stage.versions[1])
+    _check_drain(stage, step, "2min 30s")
+    listed = stage.ansible.on(host, f"ls {_RELEASES}")
+    left = [version for version in _OF_LONG_AGO if version in listed]
+    step.check("the oldest release has been removed", f"{' '.join(left)} is left", left == ["0.0.2"])
 
 
 def rollback(stage: Stage, step: Step) -> None:
@@ -103,6 +117,7 @@ def rollback(stage: Stage, step: Step) -> None:
     with stage.loaded(step, "rollback"):
         _tell(step, stage.ansible.play("rollback"))
     _check_version(stage, step, stage.versions[0])
+    _check_drain(stage, step, "2min")
 
 
 def bad_update(stage: Stage, step: Step) -> None:
@@ -179,6 +194,13 @@ def _check_version(stage: Stage, step: Step, version: str) -> None:
     """By their own word: what is installed is not yet what runs."""
     running = sorted(set(stage.cluster().versions()))
     step.check(f"every worker and gateway runs {version}", ", ".join(running), running == [version])
+
+
+def _check_drain(stage: Stage, step: Step, longest: str) -> None:
+    """A release brings its unit, and takes it with it."""
+    said = stage.ansible.on(stage.hosts("workers")[0], "systemctl show --property TimeoutStopUSec shoal-worker")
+    found = said.rpartition("=")[2].strip()
+    step.check(f"the unit gives a drain {longest}", found, found == longest)
 
 
 def _leader(stage: Stage, servers: list[str]) -> str:
