@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
@@ -30,6 +31,7 @@ __all__ = [
     "ValuesWatch",
     "Watch",
     "connect",
+    "srv_name",
 ]
 
 CONSUL_OPTIONS = ("ca", "cert", "check_interval", "check_name", "dc", "key", "scheme", "service_prefix", "token")
@@ -88,14 +90,12 @@ def _consul(
     from discovery.consul import ConsulAgent, connect_consul  # py-consul imports a second HTTP library
     from discovery.registration import CheckTerms
 
+    prefix = _service_prefix(options)
     scheme = "https" if parts.scheme == "consul+https" else options.get("scheme", "http")
     if scheme not in ("http", "https"):
         raise ValueError("the option scheme of consul:// is http or https")
     if parts.path not in ("", "/") or parts.username is not None:
         raise ValueError("consul:// takes a host and a port, and options; a token is one of them, or a parameter")
-    prefix = options.get("service_prefix", "shoal")
-    if not prefix.replace("-", "").isalnum() or not prefix.isascii() or prefix != prefix.lower():
-        raise ValueError("the option service_prefix of consul:// is made of a-z, 0-9 and -")
     try:
         check_interval = float(options.get("check_interval", "1"))
     except ValueError:
@@ -106,7 +106,7 @@ def _consul(
         host=parts.hostname or "127.0.0.1",
         port=parts.port or (8501 if scheme == "https" else 8500),
         scheme=scheme,
-        dc=options.get("dc"),
+        dc=_datacentre(options) or None,
         ca=options.get("ca"),
         cert=options.get("cert"),
         key=options.get("key"),
@@ -118,6 +118,31 @@ def _consul(
         check=CheckTerms(check_interval, options.get("check_name", "")),
         snapshot_timeout=snapshot_timeout,
     )
+
+
+def _service_prefix(options: Mapping[str, str]) -> str:
+    prefix = options.get("service_prefix", "shoal")
+    if not prefix.replace("-", "").isalnum() or not prefix.isascii() or prefix != prefix.lower():
+        raise ValueError("the option service_prefix of consul:// is made of a-z, 0-9 and -")
+    return prefix
+
+
+def _datacentre(options: Mapping[str, str]) -> str:
+    name = options.get("dc", "")
+    if not re.fullmatch(r"[A-Za-z0-9_-]*", name):
+        raise ValueError("the option dc of consul:// is made of letters, digits, _ and -")
+    return name
+
+
+def srv_name(url: str, role: Role) -> tuple[str, str]:
+    """The service and the domain of the SRV records by which Consul's DNS names the ready members of a role.
+
+    ``url`` is one of Consul's. Raises ``ValueError`` as ``connect`` does.
+    """
+    from discovery import registration
+
+    options = dict(parse_qsl(urlsplit(url).query))
+    return registration.srv_name(_service_prefix(options), role, _datacentre(options))
 
 
 _Build = Callable[[SplitResult, dict[str, str], str | None, float | None], AbstractAsyncContextManager[Discovery]]

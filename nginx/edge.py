@@ -63,7 +63,10 @@ class Address:
 
 @dataclass(frozen=True)
 class Edge:
-    """Everything that is known; equal ones have equal configurations. There is at least one gateway."""
+    """Everything that is known; equal ones have equal configurations. There is at least one gateway.
+
+    Where nginx finds the gateways by itself, ``gateways`` is empty: who they are changes nothing.
+    """
 
     settings: NginxSettings
     version: Version
@@ -86,4 +89,4 @@ class Edge:
         known = tuple(sorted(set(gateways)))
         if not known:
             raise ValueError("no gateway is known")
-        return cls(settings, version, known, tuple(sorted(set(workers))))
+        return cls(settings, version, () if settings.consul_dns else known, tuple(sorted(set(workers))))

@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 
 _AGAIN_SECONDS = 15.0  # a file that was refused is tried again, and a renewed certificate is noticed
 
+_RESOLVES = (1, 27, 3)  # the first version that follows names of an upstream's servers
+
 _KEPT_SECONDS = 900.0  # the place of a worker that left: no gateway names it meanwhile
 
 Stamps = tuple[tuple[int, int], ...]
@@ -62,7 +64,9 @@ class Follower:
     @classmethod
     @asynccontextmanager
     async def connect(cls, settings: NginxSettings, program: Program) -> AsyncIterator[Follower]:
-        """Know the fleet, and go on following it. Entering waits for the first snapshots."""
+        """Know the fleet, and go on following it. Entering waits for the first snapshots. Raises ``NotDone``."""
+        if settings.consul_dns:
+            program.require(_RESOLVES, "consul_dns")
         follower = cls(settings, program)
         async with AsyncExitStack() as stack:
             if settings.gateways:
@@ -158,6 +162,7 @@ class Follower:
         text = render(edge)
         stamps = _stamps(self._settings)
         if (text, stamps) == self._taken:
+            self._rendered = gateways
             return True
         try:
             await self._program.install(text)

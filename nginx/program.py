@@ -43,7 +43,7 @@ class Program:
         self._starting = asyncio.Event()
 
     def __repr__(self) -> str:
-        return f"<Program nginx {'.'.join(map(str, self.version))}>"
+        return f"<Program nginx {_dotted(self.version)}>"
 
     @classmethod
     async def of(cls, settings: NginxSettings) -> Program:
@@ -54,6 +54,11 @@ class Program:
             raise NotDone(f"{settings.nginx} does not say its version: {said}")
         major, minor, patch = map(int, found.groups())
         return cls(settings, (major, minor, patch))
+
+    def require(self, version: Version, what: str) -> None:
+        """Raises ``NotDone`` when this is an older one."""
+        if self.version < version:
+            raise NotDone(f"{what} needs nginx {_dotted(version)} or later, and this is {_dotted(self.version)}")
 
     async def install(self, text: str) -> None:
         """Put ``text`` into place when nginx understands it, and keep what is there when it does not.
@@ -158,6 +163,10 @@ def _own(folder: Path) -> None:
         if (folder / name).is_symlink():
             raise NotDone(f"{folder / name} is a link: {_REMEDY}")
     folder.chmod(_OURS)
+
+
+def _dotted(version: Version) -> str:
+    return ".".join(map(str, version))
 
 
 def _environ() -> dict[str, str]:

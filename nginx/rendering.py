@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
+import discovery
 from nginx import errors, locations
-from nginx.edge import Address, Edge
+from nginx.edge import Edge
 from nginx.text import Lines, block
 from shoal.nginx_settings import NginxSettings
 
@@ -13,6 +12,7 @@ __all__ = ["TEMPORARY", "render"]
 
 _HTTP2_DIRECTIVE = (1, 25, 1)  # the first version with `http2 on`
 _PATIENT_RELOAD = (1, 27, 4)
+_RESOLVED_SECONDS = 1
 _BACKLOG = 4096
 _KEPT = 64  # idle connections of each of nginx's processes to the gateways
 _KEPT_AT_A_WORKER = 16
@@ -69,9 +69,9 @@ def _http(edge: Edge) -> Lines:
     yield from _limits(settings)
     yield from errors.maps()
     yield from locations.maps(edge)
-    yield from _upstream("shoal_gateways", edge.gateways, "max_fails=3 fail_timeout=5s", _KEPT)
+    yield from _gateways(edge)
     for worker in edge.workers:
-        yield from _upstream(worker.name, [worker], "max_fails=0", _KEPT_AT_A_WORKER)
+        yield from block(f"upstream {worker.name}", [f"server {worker.server} max_fails=0;", *_kept(_KEPT_AT_A_WORKER)])
     if settings.redirect_port:
         yield from block("server", _redirection(settings))
     yield from block("server", _server(edge))
@@ -144,9 +144,24 @@ def _key() -> Lines:
     yield "}"
 
 
-def _upstream(name: str, servers: Iterable[Address], options: str, kept: int) -> Lines:
-    kept_lines = f"keepalive {kept};", f"keepalive_timeout {_KEPT_SECONDS}s;", "keepalive_requests 100000;"
-    yield from block(f"upstream {name}", [*(f"server {address.server} {options};" for address in servers), *kept_lines])
+def _gateways(edge: Edge) -> Lines:
+    """With Consul's DNS all of nginx's processes share what one of them is told there."""
+    settings, options = edge.settings, "max_fails=3 fail_timeout=5s"
+    lines = [f"server {gateway.server} {options};" for gateway in edge.gateways]
+    if settings.consul_dns:
+        service, domain = discovery.srv_name(settings.discovery, "gateway")
+        lines = [
+            "zone shoal_gateways 512k;",
+            f"resolver {settings.consul_dns} valid={_RESOLVED_SECONDS}s ipv6=off;",
+            f"server {domain} service={service} resolve {options};",
+        ]
+    yield from block("upstream shoal_gateways", [*lines, *_kept(_KEPT)])
+
+
+def _kept(connections: int) -> Lines:
+    yield f"keepalive {connections};"
+    yield f"keepalive_timeout {_KEPT_SECONDS}s;"
+    yield "keepalive_requests 100000;"
 
 
 def _listen(settings: NginxSettings, port: int, *options: str) -> str:

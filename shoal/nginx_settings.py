@@ -36,6 +36,9 @@ class NginxSettings(Read):
     discovery: str = Field("", description="consul://HOST:PORT or file:///DIR, whose gateways and workers are followed")
     discovery_token: SecretStr = Field(SecretStr(""), description="access token for discovery (Consul ACL)")
     gateways: Names = Field((), description="internal listeners of gateways, http://HOST:PORT,…, instead of discovery")
+    consul_dns: Text = Field(
+        "", description="HOST:PORT of Consul's DNS, where nginx (1.27.3 or later) follows the gateways without reloads"
+    )
     file: File = Field(File("/etc/shoal/nginx.conf"), description="where the configuration is written")
     nginx: Text = Field("nginx", description="the program")
     start: bool = Field(False, description="start nginx too, and end it at our end; off: it is somebody else's")
@@ -80,6 +83,8 @@ class NginxSettings(Read):
         problems = half_set(self)
         if bool(self.discovery) == bool(self.gateways):
             problems.append("discovery or gateways is needed, and not both")
+        if self.consul_dns and not self.discovery.startswith(("consul://", "consul+https://")):
+            problems.append("consul_dns needs discovery by Consul")
         if self.redirect_port and self.certificate is None:
             problems.append("redirect_port needs a certificate")
         problems += [

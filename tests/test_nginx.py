@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from tests.clusters import Cluster, eventually
-from tests.nginx_server import Nginx, following
+from tests.nginx_server import Nginx, current_nginx, following, nginx_binary
 from tests.photos import fake_label, photo
 
 pytestmark = pytest.mark.cluster
@@ -21,9 +21,9 @@ VOLATILE = ("worker", "timings", "batch_size")
 HIDDEN = ("shoal-load", "shoal-forward", "x-accel", "authorization")
 
 
-@pytest.fixture(scope="module")
-def nginx(cluster: Cluster) -> Iterator[Nginx]:
-    flags = ("--max-body-bytes", "3000000", "--body-buffer-bytes", "200000", "--streaming")
+@pytest.fixture(scope="module", params=[nginx_binary, current_nginx], ids=["distribution", "current"])
+def nginx(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Nginx]:
+    flags = ("--max-body-bytes", "3000000", "--body-buffer-bytes", "200000", "--streaming", "--nginx", request.param())
     with following("--discovery", str(cluster.document["discovery"]), *flags) as running:
         yield running
 

@@ -20,7 +20,7 @@ from discovery import Discovery, Member
 from tests.clusters import eventually_async
 from tests.consul_server import ConsulServer
 from tests.discovery_tools import consul_binary
-from tests.nginx_server import Nginx, following, nginx_binary
+from tests.nginx_server import Nginx, current_nginx, following, nginx_binary
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -203,6 +203,20 @@ async def test_changes_that_are_not_urgent_wait_for_others(tmp_path: Path) -> No
         assert nginx.said("nginx reloaded") == 2
 
 
+async def test_a_reload_of_a_current_nginx_leaves_idle_connections_open(tmp_path: Path) -> None:
+    url = f"file://{tmp_path}/members"
+    async with discovery.connect(url) as backend, gateway(backend, "one"), AsyncExitStack() as stack:
+        nginx = await stack.enter_async_context(started(url, "--nginx", current_nginx()))
+        await until(nginx, {"one"})
+        reader, writer = await asyncio.open_connection("127.0.0.1", nginx.port)
+        stack.callback(writer.close)
+        first, before = await _asked(reader, writer), nginx.children()
+        os.kill(nginx.pid, signal.SIGHUP)
+        await eventually_async(lambda: _has_more(nginx, before), within=30, what="new processes beside the old ones")
+        await asyncio.sleep(1)
+        assert await _asked(reader, writer) == first == b"HTTP/1.1 200 OK\r\n"
+
+
 async def test_nginx_is_started_again_when_its_program_is_back(tmp_path: Path) -> None:
     wrapper, away = tmp_path / "nginx", tmp_path / "away"
     wrapper.write_text(f'#!/bin/sh\nexec {nginx_binary()} "$@"\n')
@@ -242,6 +256,18 @@ async def test_it_is_printed_and_written_once(tmp_path: Path) -> None:
             text = printed.decode()
     assert (tmp_path / "nginx.conf").read_text() == text
     assert "server 127.0.0.1:1 " in text
+
+
+async def _asked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+    """The first line of an answer on this connection, which is read whole."""
+    writer.write(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n")
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+    await reader.readexactly(len("one"))
+    return head.partition(b"\n")[0] + b"\n"
+
+
+async def _has_more(nginx: Nginx, before: list[int]) -> bool:
+    return bool(set(nginx.children()) - set(before))
 
 
 async def said(nginx: Nginx, message: str, times: int) -> bool:

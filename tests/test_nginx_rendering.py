@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,12 @@ from nginx.edge import Address, Edge, UnusableUrl, Version
 from nginx.errors import STATUSES
 from nginx.following import addresses
 from nginx.locations import FAST, ORDINARY
+from nginx.program import Program
 from nginx.rendering import render
 from shoal import forwarding
 from shoal.nginx_settings import NginxSettings
 from shoal.settings import InvalidSettings
-from tests.nginx_server import nginx_binary, own_user
+from tests.nginx_server import current_nginx, nginx_binary, own_user
 from tests.test_openapi import _made
 
 GATEWAYS = ("http://10.0.0.1:8081", "http://10.0.0.2:8081")
@@ -113,6 +116,9 @@ def test_foreign_text_does_not_get_into_it(url: str) -> None:
         (("--gateways", "http://h:1", "--certificate", "/c"), "certificate_key missing"),
         (("--gateways", "http://h:1", "--internal-ca", "/c"), "internal_certificate, internal_key missing"),
         (("--gateways", "http://h:1", "--redirect-port", "80"), "redirect_port needs a certificate"),
+        (("--gateways", "http://h:1", "--consul-dns", "127.0.0.1:8600"), "consul_dns needs discovery by Consul"),
+        (("--discovery", "file:///x", "--consul-dns", "127.0.0.1:8600"), "consul_dns needs discovery by Consul"),
+        (("--discovery", "consul://h", "--consul-dns", "h; }"), "characters that mean something to nginx"),
         (("--gateways", "http://h:1", "--server-name", "a; b"), "mean something to nginx"),
         (("--gateways", "http://h:1", "--folder", "/a;b"), "mean something to nginx"),
         (("--gateways", "http://h:1", "--user", "$x"), "mean something to nginx"),
@@ -181,8 +187,9 @@ def _certificate(folder: Path) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("kind", ["plain", "tls", "everything", "no fast path"])
-def test_nginx_understands_it(tmp_path: Path, kind: str) -> None:
-    binary = nginx_binary()
+@pytest.mark.parametrize("which", [nginx_binary, current_nginx])
+def test_nginx_understands_it(tmp_path: Path, kind: str, which: Callable[[], str]) -> None:
+    binary = which()
     certificate, key = _certificate(tmp_path)
     tls = ("--certificate", certificate, "--certificate-key", key, "--redirect-port", "18080")
     mutual = ("--internal-certificate", certificate, "--internal-key", key, "--internal-ca", certificate)
@@ -190,7 +197,8 @@ def test_nginx_understands_it(tmp_path: Path, kind: str) -> None:
     flags = {"plain": (), "tls": tls, "everything": (*tls, *mutual, *more), "no fast path": ("--no-fast-path",)}[kind]
     place = ("--folder", str(tmp_path), "--pid-file", str(tmp_path / "pid"), "--port", "18443", *own_user())
     path = tmp_path / "nginx.conf"
-    path.write_text(render(edge(*flags, *place)), encoding="utf-8")
+    program = asyncio.run(Program.of(NginxSettings.load(["--gateways", "x", "--nginx", binary])))
+    path.write_text(render(edge(*flags, *place, version=program.version)), encoding="utf-8")
     tested = subprocess.run([binary, "-e", "stderr", "-t", "-c", path], capture_output=True, text=True)
     assert tested.returncode == 0, tested.stderr
     assert "warn" not in tested.stderr, tested.stderr
