@@ -11,6 +11,7 @@ import pytest
 import yaml
 from jinja2.nativetypes import NativeEnvironment
 
+from shoal.doctor.consul import policy
 from tests.consul_server import ROOT
 
 ANSIBLE = ROOT / "infra" / "ansible"
@@ -178,3 +179,9 @@ def test_the_load_generators_have_a_key_of_their_own() -> None:
 def test_locusts_page_which_has_no_login_is_the_leaders_own() -> None:
     unit = (ANSIBLE / "roles/generators/templates/shoal-load-leader.service.j2").read_text(encoding="utf-8")
     assert re.findall(r"--web-host (\S+)", unit) == ["127.0.0.1"]
+
+
+@pytest.mark.parametrize("role", ["worker", "gateway"])
+def test_a_token_may_do_what_the_doctor_advises(role: str) -> None:
+    given = _defaults(ANSIBLE / "roles" / "consul")["consul_policies"][role]
+    assert given.split() == policy(role, "shoal").split()
