@@ -7,13 +7,47 @@ import threading
 from collections.abc import Coroutine, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Protocol, Self, TypeVar, Unpack
 
 from shoal.answers import Answer, Outcome
 from shoal.calls import Image, Terms
 from shoal.client import AsyncClient, Mode
+from shoal.jobs import AsyncJob
 
 T = TypeVar("T")
+
+
+class Wait(Protocol):
+    """What a coroutine gives, once it has run on the client's thread."""
+
+    def __call__(self, work: Coroutine[Any, Any, T], /) -> T: ...
+
+
+class Job:
+    """``AsyncJob`` for code that is not async: the same methods and errors."""
+
+    def __init__(self, job: AsyncJob, wait: Wait) -> None:
+        self._job = job
+        self._wait = wait
+
+    def __repr__(self) -> str:
+        return repr(self._job).replace("AsyncJob", "Job", 1)
+
+    @property
+    def id(self) -> str:
+        return self._job.id
+
+    def status(self) -> dict[str, Any]:
+        """As ``AsyncJob.status``."""
+        return self._wait(self._job.status())
+
+    def result(self, *, timeout: float | None = None) -> Answer:
+        """As ``AsyncJob.result``."""
+        return self._wait(self._job.result(timeout=timeout))
+
+    def cancel(self) -> dict[str, Any]:
+        """As ``AsyncJob.cancel``."""
+        return self._wait(self._job.cancel())
 
 
 class Client:
@@ -86,6 +120,14 @@ class Client:
                 yield outcome
         finally:
             self._wait(outcomes.aclose())
+
+    def submit(self, image: Image, *, webhook: str | None = None, **terms: Unpack[Terms]) -> Job:
+        """As ``AsyncClient.submit``."""
+        return Job(self._wait(self._client.submit(image, webhook=webhook, **terms)), self._wait)
+
+    def job(self, id: str) -> Job:
+        """As ``AsyncClient.job``."""
+        return Job(self._client.job(id), self._wait)
 
     def status(self) -> dict[str, Any]:
         """As ``AsyncClient.status``."""

@@ -31,11 +31,25 @@ class Terms(TypedDict, total=False):
 
 
 class Call:
-    """One image. ``deadline`` is on the monotonic clock; ``digest`` is the SHA-256 of the image if that decides."""
+    """One image. ``deadline`` is on the monotonic clock; ``digest`` is the SHA-256 of the image if that decides.
 
-    def __init__(self, body: bytes, terms: Terms, deadline: float, digest: str = "") -> None:
+    ``headers`` go with the upload. ``job_seconds`` is the deadline of a job, which goes on without us.
+    """
+
+    def __init__(
+        self,
+        body: bytes,
+        terms: Terms,
+        deadline: float,
+        digest: str = "",
+        *,
+        headers: Mapping[str, str] | None = None,
+        job_seconds: float | None = None,
+    ) -> None:
         self.body = body
         self.deadline = deadline
+        self.headers = dict(headers or {})
+        self._job_seconds = job_seconds
         self.wish: Wish = (
             terms.get("model"),
             terms.get("version"),
@@ -62,7 +76,9 @@ class Call:
         return bool(self.key or self.digest)
 
     def remaining_ms(self) -> str:
-        return str(max(1, int((self.deadline - time.monotonic()) * 1000)))
+        """What the cluster may take."""
+        seconds = self.deadline - time.monotonic() if self._job_seconds is None else self._job_seconds
+        return str(max(1, int(seconds * 1000)))
 
     def query(self) -> dict[str, str]:
         """What a gateway is to know."""

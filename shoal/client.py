@@ -18,6 +18,7 @@ from typing import Any, Literal, Self, Unpack
 import aiohttp
 
 from shoal.answers import Answer, Outcome, from_body
+from shoal.answers import Path as Way
 from shoal.calls import Call, Image, Priority, Terms, Wish, digest, read
 from shoal.errors import (
     BadGateway,
@@ -30,6 +31,7 @@ from shoal.errors import (
 )
 from shoal.gateways import Gateways
 from shoal.grants import Grant, Grants
+from shoal.jobs import AsyncJob
 from shoal.presence import Gone, Presence
 
 Mode = Literal["direct", "proxy"]
@@ -39,6 +41,7 @@ _MOST_UPLOADS = 2  # workers that may see a complete upload of one image
 _EXPIRY_MARGIN = 2.0
 _CONNECT_SECONDS = 3.0
 _ASKING = aiohttp.ClientTimeout(total=3)  # a gateway that is silent for longer is passed over
+_JOB_SECONDS = 600.0
 _RECONSIDER = 0.5  # seconds until a gateway knows more of a worker that failed
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 _PRESENT = ("ready", "draining", "ejected")
@@ -124,12 +127,7 @@ class AsyncClient:
         body = await read(image)
         deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
         content = await digest(body) if self._by_content and self._mode == "direct" else ""
-        call = Call(body, terms, deadline, content)
-        try:
-            async with asyncio.timeout(max(0.0, call.deadline - time.monotonic())):
-                return await self._predict(call)
-        except TimeoutError:
-            raise DeadlineExceeded(call.summary()) from None
+        return Answer.of(*await self._carry(Call(body, terms, deadline, content)))
 
     async def predict_many(
         self, images: Iterable[Image], *, concurrency: int = 8, **terms: Unpack[Terms]
@@ -171,15 +169,41 @@ class AsyncClient:
             task.cancel()
             await asyncio.wait([task])
 
+    async def submit(self, image: Image, *, webhook: str | None = None, **terms: Unpack[Terms]) -> AsyncJob:
+        """Have ``image`` answered later: the job, once the cluster has taken it, within the client's own ``timeout``.
+
+        ``terms`` are those of ``predict``, but ``timeout`` is that of the job, 600 s by default: one that is not
+        executed by then fails. ``webhook`` is a URL that the result is sent to as well. Raises as ``predict`` does,
+        and ``JobsDisabled``. An image whose first upload got no answer is sent again, and may become two jobs.
+        """
+        headers = {"Prefer": "respond-async"} | ({"Shoal-Webhook": webhook} if webhook else {})
+        seconds = _JOB_SECONDS if (asked := terms.get("timeout")) is None else asked
+        body, deadline = await read(image), time.monotonic() + self._timeout
+        call = Call(body, terms, deadline, headers=headers, job_seconds=seconds)
+        document, _ = await self._carry(call)
+        return AsyncJob.of(document, self._ask)
+
+    def job(self, id: str) -> AsyncJob:
+        """The job of that id, which anybody may have submitted."""
+        return AsyncJob(id, self._ask)
+
     async def status(self) -> dict[str, Any]:
         """Every worker that the gateway knows, with its state and load."""
         async with asyncio.timeout(self._timeout):
-            document: dict[str, Any] = await self._ask("/status", {})
+            document: dict[str, Any] = await self._ask("/status")
             return document
 
     # The life of a call
 
-    async def _predict(self, call: Call) -> Answer:
+    async def _carry(self, call: Call) -> tuple[Any, Way]:
+        """The document of the answer, and the way that the image went."""
+        try:
+            async with asyncio.timeout(max(0.0, call.deadline - time.monotonic())):
+                return await self._tried(call)
+        except TimeoutError:
+            raise DeadlineExceeded(call.summary()) from None
+
+    async def _tried(self, call: Call) -> tuple[Any, Way]:
         pause = 0.0  # the first retry is at once, elsewhere
         while True:
             direct = self._mode == "direct" and call.direct_tries < _MOST_UPLOADS
@@ -198,7 +222,7 @@ class AsyncClient:
             await asyncio.sleep(wait * random.uniform(0.75, 1.25) if wait else pause)  # noqa: S311  not all at once
             pause = min(max(2 * pause, _FIRST_PAUSE), _LONGEST_PAUSE)
 
-    async def _direct(self, call: Call) -> Answer:
+    async def _direct(self, call: Call) -> tuple[Any, Way]:
         try:
             grant = await self._grant(call)
         except NoWorker:
@@ -219,7 +243,7 @@ class AsyncClient:
             if isinstance(error, QueueFull):
                 call.direct_tries -= 1
             raise
-        return Answer.of(document, "direct")
+        return document, "direct"
 
     async def _upload(self, grant: Grant, call: Call) -> Any:
         """Raises ``ConnectionFailed`` also when the gateway finds meanwhile that the worker has gone or hangs."""
@@ -235,7 +259,7 @@ class AsyncClient:
     async def _is_trusted(self, incarnation: str) -> bool:
         """Whether a gateway still trusts a worker."""
         try:
-            state = (await self._ask(f"/workers/{incarnation}", {}))["state"]
+            state = (await self._ask(f"/workers/{incarnation}"))["state"]
         except ShoalError:
             return True  # no gateway answers: that says nothing of the worker
         return state in _PRESENT
@@ -285,7 +309,7 @@ class AsyncClient:
             float(answer.get("expected_wait", 0.0)),
         )
 
-    async def _proxied(self, call: Call) -> Answer:
+    async def _proxied(self, call: Call) -> tuple[Any, Way]:
         headers = self._headers | {_UPLOADS: str(call.uploads)}
         gateway = self._gateways.in_turn()[0]
         posting = self._post(f"{gateway}/predict", call, headers, call.query() | call.options)
@@ -298,15 +322,19 @@ class AsyncClient:
         except (ConnectionFailed, asyncio.CancelledError):
             self._gateways.avoid(gateway)
             raise
-        return Answer.of(document, "proxy")
+        return document, "proxy"
 
     async def _post(self, url: str, call: Call, headers: dict[str, str], query: dict[str, str]) -> Any:
         assert self._session is not None, "use the client as a context manager"
-        headers = headers | {
-            "Content-Type": "application/octet-stream",
-            _REQUEST_ID: call.request_id,
-            _TIMEOUT_MS: call.remaining_ms(),
-        }
+        headers = (
+            headers
+            | call.headers
+            | {
+                "Content-Type": "application/octet-stream",
+                _REQUEST_ID: call.request_id,
+                _TIMEOUT_MS: call.remaining_ms(),
+            }
+        )
         try:
             async with self._session.post(
                 url, data=call.body, params=query, headers=headers, timeout=_no_timeout()
@@ -320,14 +348,21 @@ class AsyncClient:
             call.uploads += 1
             raise ConnectionFailed(str(error) or type(error).__name__) from error
 
-    async def _ask(self, path: str, query: dict[str, str], headers: Mapping[str, str] | None = None) -> Any:
-        """GET from the first gateway that answers."""
+    async def _ask(
+        self,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        method: str = "GET",
+    ) -> Any:
+        """What the first gateway says that answers."""
         assert self._session is not None, "use the client as a context manager"
+        headers = {**self._headers, **(headers or {})}
         failure = ConnectionFailed()
         for gateway in self._gateways.in_turn():
             try:
-                async with self._session.get(
-                    f"{gateway}{path}", params=query, headers={**self._headers, **(headers or {})}, timeout=_ASKING
+                async with self._session.request(
+                    method, f"{gateway}{path}", params=query, headers=headers, timeout=_ASKING
                 ) as response:
                     return await _document(response)
             except asyncio.CancelledError:
@@ -356,7 +391,7 @@ async def _document(response: aiohttp.ClientResponse) -> Any:
         document = json.loads(text)
     except ValueError:
         document = None
-    if response.status == 200 and document is not None:
+    if response.status in (200, 202) and document is not None:
         return document
     after, uploads = response.headers.get("Retry-After", ""), response.headers.get(_UPLOADS, "")
     error = from_body(document, status=response.status, retry_after=float(after) if after.isdigit() else None)
