@@ -159,6 +159,16 @@ def rebuild(stage: Stage, step: Step) -> None:
     step.check(f"{host}, destroyed, takes requests again", f"{taken:.0f} s after the playbook", True)
 
 
+def rebuild_server(stage: Stage, step: Step) -> None:
+    """Its nginx, its gateway, and its Consul with what that stored."""
+    host, first = stage.hosts("gateways")[-1], stage.hosts("consul_servers")[0]
+    ask(stage.place, "wipe", host)
+    _tell(step, stage.ansible.play("site", "--limit", host))
+    predictions(stage, step)
+    peers = stage.ansible.on(first, "curl --silent http://127.0.0.1:8500/v1/status/peers").count(":8300")
+    step.check("Consul has its servers again", f"{peers}", peers == len(stage.hosts("consul_servers")))
+
+
 def leader_lost(stage: Stage, step: Step) -> None:
     """SIGKILL to the leader's agent, which stays away until there is another leader."""
     servers = stage.hosts("consul_servers")
@@ -181,6 +191,7 @@ SCENARIOS: Mapping[str, tuple[str, Callable[[Stage, Step], None]]] = {
     "bad_update": ("`rolling.yml` to a version that does not start, then `rollback.yml`, under load", bad_update),
     "rotate_keys": ("`rotate_keys.yml`, all keys, under load", rotate_keys),
     "rebuild": ("a worker's host destroyed, then `site.yml --limit`", rebuild),
+    "rebuild_server": ("the host of a Consul server, a gateway and nginx destroyed, then the same", rebuild_server),
     "leader": ("the Consul leader killed, under load", leader_lost),
 }
 
