@@ -326,15 +326,8 @@ class AsyncClient:
 
     async def _post(self, url: str, call: Call, headers: dict[str, str], query: dict[str, str]) -> Any:
         assert self._session is not None, "use the client as a context manager"
-        headers = (
-            headers
-            | call.headers
-            | {
-                "Content-Type": "application/octet-stream",
-                _REQUEST_ID: call.request_id,
-                _TIMEOUT_MS: call.remaining_ms(),
-            }
-        )
+        about = {_REQUEST_ID: call.request_id, _TIMEOUT_MS: call.remaining_ms()}
+        headers = {**headers, **call.headers, **about, "Content-Type": "application/octet-stream"}
         try:
             async with self._session.post(
                 url, data=call.body, params=query, headers=headers, timeout=_no_timeout()
