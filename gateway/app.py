@@ -199,7 +199,8 @@ class Gateway:
 
     async def _grant(self, request: web.Request, subject: str, uses: int) -> tuple[Choice, str, int]:
         """A worker, and a ticket of at most ``uses`` for it: fewer when it has little room left for others."""
-        wish = self._wish(request, seconds=self._seconds(request), public=True)
+        seconds = self._seconds(request)
+        wish = self._wish(request, seconds=float("inf") if http.prefers_async(request) else seconds, public=True)
         try:
             with self._fleet.refusals.noted(wish.model):
                 choice = await self._fleet.await_choice(wish, self._settings.patience)

@@ -54,6 +54,7 @@ _INCARNATION = Parameter("incarnation", str, "As a lookup says it.", "path")
 _LOOKUP = (
     *_WHOM,
     TIMEOUT,
+    replace(jobs.PREFER, about="`respond-async`: for a job, which may wait as long as it likes."),
     Parameter("n", Annotated[int, Meta(ge=1, le=MOST_USES)], "Uses of the ticket."),
     Parameter("exclude", str, "Incarnations of workers to avoid, separated by commas."),
     Parameter("digest", Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$")], "The SHA-256 of the image."),

@@ -33,7 +33,8 @@ class Terms(TypedDict, total=False):
 class Call:
     """One image. ``deadline`` is on the monotonic clock; ``digest`` is the SHA-256 of the image if that decides.
 
-    ``headers`` go with the upload. ``job_seconds`` is the deadline of a job, which goes on without us.
+    ``headers`` go with the lookup and the upload. ``job_seconds`` is the deadline of a job, which goes on without us.
+    Raises ``TypeError`` for a term that there is not.
     """
 
     def __init__(
@@ -46,6 +47,8 @@ class Call:
         headers: Mapping[str, str] | None = None,
         job_seconds: float | None = None,
     ) -> None:
+        if unknown := terms.keys() - Terms.__annotations__.keys():
+            raise TypeError(f"there is no {', '.join(sorted(unknown))}: {', '.join(Terms.__annotations__)}")
         self.body = body
         self.deadline = deadline
         self.headers = dict(headers or {})
@@ -75,10 +78,13 @@ class Call:
         """Whether the answer of a lookup depends on this image, and serves no other."""
         return bool(self.key or self.digest)
 
-    def remaining_ms(self) -> str:
+    @property
+    def seconds(self) -> float:
         """What the cluster may take."""
-        seconds = self.deadline - time.monotonic() if self._job_seconds is None else self._job_seconds
-        return str(max(1, int(seconds * 1000)))
+        return self.deadline - time.monotonic() if self._job_seconds is None else self._job_seconds
+
+    def remaining_ms(self) -> str:
+        return str(max(1, int(self.seconds * 1000)))
 
     def query(self) -> dict[str, str]:
         """What a gateway is to know."""

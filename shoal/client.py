@@ -174,7 +174,8 @@ class AsyncClient:
 
         ``terms`` are those of ``predict``, but ``timeout`` is that of the job, 600 s by default: one that is not
         executed by then fails. ``webhook`` is a URL that the result is sent to as well. Raises as ``predict`` does,
-        and ``JobsDisabled``. An image whose first upload got no answer is sent again, and may become two jobs.
+        ``JobsDisabled``, and ``UrlDisabled``, ``UrlNotAllowed`` or ``InvalidUrl`` because of the webhook. An image
+        whose first upload got no answer is sent again, and may become two jobs.
         """
         headers = {"Prefer": "respond-async"} | ({"Shoal-Webhook": webhook} if webhook else {})
         seconds = _JOB_SECONDS if (asked := terms.get("timeout")) is None else asked
@@ -283,7 +284,7 @@ class AsyncClient:
         grants.waiting += 1
         try:
             async with grants.lock:
-                grant = grants.take(call.excluded, call.deadline - time.monotonic())
+                grant = grants.take(call.excluded, call.seconds)
                 if grant is None:
                     grants.current = await self._lookup(call, min(grants.waiting, _MOST_USES))
                     grant = grants.take(set(), float("inf"))
@@ -298,7 +299,7 @@ class AsyncClient:
             query["digest"] = call.digest
         if call.excluded:
             query["exclude"] = ",".join(sorted(call.excluded))
-        answer = await self._ask("/lookup", query, {_REQUEST_ID: call.request_id, _TIMEOUT_MS: call.remaining_ms()})
+        answer = await self._ask("/lookup", query, {**call.headers, **_about(call)})
         expires = time.monotonic() + max(0.5, float(answer["expires_in"]) - _EXPIRY_MARGIN)
         return Grant(
             answer["url"],
@@ -326,8 +327,7 @@ class AsyncClient:
 
     async def _post(self, url: str, call: Call, headers: dict[str, str], query: dict[str, str]) -> Any:
         assert self._session is not None, "use the client as a context manager"
-        about = {_REQUEST_ID: call.request_id, _TIMEOUT_MS: call.remaining_ms()}
-        headers = {**headers, **call.headers, **about, "Content-Type": "application/octet-stream"}
+        headers = {**headers, **call.headers, **_about(call), "Content-Type": "application/octet-stream"}
         try:
             async with self._session.post(
                 url, data=call.body, params=query, headers=headers, timeout=_no_timeout()
@@ -365,6 +365,10 @@ class AsyncClient:
                 self._gateways.avoid(gateway)
                 failure = _not_connected(error)
         raise failure
+
+
+def _about(call: Call) -> dict[str, str]:
+    return {_REQUEST_ID: call.request_id, _TIMEOUT_MS: call.remaining_ms()}
 
 
 def _not_connected(error: Exception) -> ConnectionFailed:

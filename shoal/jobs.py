@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from urllib.parse import quote
 
 from shoal.answers import Answer
-from shoal.errors import BadGateway, ConnectionFailed, DeadlineExceeded
+from shoal.errors import BadGateway, DeadlineExceeded, ShoalError
 
 __all__ = ["AsyncJob"]
 
@@ -55,27 +55,45 @@ class AsyncJob:
         return document
 
     async def result(self, *, timeout: float | None = None) -> Answer:
-        """Wait for its answer, for ``timeout`` seconds or until it has ended. It is asked for once a second at most.
+        """Wait for its answer, for ``timeout`` seconds or until it has ended. It is asked for more and more seldom, in
+        the end once a second.
 
-        The answer's ``path`` is ``proxy``, since a gateway brings it. Raises the error that the job failed with,
-        ``JobCancelled``, or ``DeadlineExceeded`` when ``timeout`` is over: the job goes on then. While no gateway
-        answers, or its worker is away and may come back, it waits on.
+        The answer's ``path`` is ``proxy``, since a gateway brings it. Raises ``JobCancelled``, the error that the job
+        failed with (``DeadlineExceeded`` when it was late), or ``DeadlineExceeded`` when ``timeout`` is over: the job
+        goes on then, as its ``status`` says. It waits on while no gateway answers, and while discovery still knows a
+        worker that does not.
         """
-        pause, hindrance = _FIRST_PAUSE, ""
+        pause = _FIRST_PAUSE
+        hindrance: ShoalError | None = None
         try:
             async with asyncio.timeout(timeout):
                 while True:
+                    wait = pause
                     try:
                         document = await self._ask(f"{self._path}/result")
-                    except (ConnectionFailed, BadGateway) as error:
-                        hindrance = f" The last failure: {error.message}"
+                    except ShoalError as error:
+                        if await self._has_failed(error):
+                            raise
+                        wait, hindrance = max(pause, error.retry_after or 0.0), error
                     else:
                         if not _is_queued(document):
                             return Answer.of(document, "proxy")
-                    await asyncio.sleep(pause)
+                    await asyncio.sleep(wait)
                     pause = min(2 * pause, _LONGEST_PAUSE)
         except TimeoutError:
-            raise DeadlineExceeded(f"The job has not ended yet.{hindrance}") from None
+            last = f" The last failure: {hindrance.message}" if hindrance else ""
+            raise DeadlineExceeded(f"The job has not ended yet.{last}") from None
+
+    async def _has_failed(self, error: ShoalError) -> bool:
+        """Whether asking for the result again is in vain: a retryable error may be the job's own, or one of the way."""
+        if not error.retryable:
+            return True
+        try:
+            return (await self.status()).get("status") in ("failed", "cancelled")
+        except ShoalError as another:
+            if another.retryable:
+                return False
+            raise
 
 
 def _is_queued(document: object) -> bool:

@@ -67,14 +67,54 @@ async def test_a_job_is_found_again_by_its_id_and_cancelled() -> None:
 
 @pytest.mark.parametrize("error", [errors.ModelCrashed, errors.JobCancelled, errors.UnknownJob, errors.NotReady])
 async def test_the_error_of_a_job_is_raised(error: type[errors.ShoalError]) -> None:
-    async with gateway(Jobs(QUEUED, error("mine"))) as url, AsyncClient(url) as client:
+    jobs = Jobs(QUEUED, error("mine"), {"id": "a.b", "status": "failed"})
+    async with gateway(jobs) as url, AsyncClient(url) as client:
         with pytest.raises(error, match="mine"):
             await (await client.submit(b"x")).result(timeout=10)
 
 
-async def test_a_worker_that_is_away_is_waited_for() -> None:
-    async with gateway(Jobs(errors.BadGateway("away"), QUEUED, ANSWER)) as url, AsyncClient(url) as client:
+@pytest.mark.parametrize("error", [errors.BadGateway, errors.TooManyRequests, errors.NotReady])
+@pytest.mark.parametrize("status", [QUEUED, {"id": "a.b", "status": "done"}, errors.BadGateway("away")])
+async def test_an_error_of_the_way_is_waited_out(error: type[errors.ShoalError], status: object) -> None:
+    """The second question is how the job stands: it goes on, it is there, or nobody says."""
+    async with gateway(Jobs(error("away"), status, QUEUED, ANSWER)) as url, AsyncClient(url) as client:
         assert (await (await client.submit(b"x")).result(timeout=10)).worker == "w"
+
+
+async def test_a_job_that_is_lost_meanwhile_is_told() -> None:
+    async with gateway(Jobs(errors.BadGateway("away"), errors.UnknownJob())) as url, AsyncClient(url) as client:
+        with pytest.raises(errors.UnknownJob):
+            await (await client.submit(b"x")).result(timeout=10)
+
+
+async def test_who_is_not_trusted_is_not_waited_for() -> None:
+    async def ask(path: str, *, method: str = "GET") -> object:
+        raise errors.UntrustedServer
+
+    with pytest.raises(errors.UntrustedServer):
+        await AsyncJob("a.b", ask).result(timeout=5)
+
+
+async def test_a_word_that_there_is_not_is_refused() -> None:
+    async with AsyncClient("http://h:1") as client:
+        with pytest.raises(TypeError, match="there is no modle: model, version"):
+            await client.submit(b"x", modle="m")  # type: ignore[call-arg]
+
+
+async def test_images_that_may_wait_share_a_lookup() -> None:
+    """A grant is held to what a job may take, not to the time that the client gives itself."""
+
+    async def slow(request: web.Request) -> object:
+        lookups.append(request)
+        return {**await good(request), "expected_wait": 300}
+
+    lookups: list[web.Request] = []
+    jobs = Jobs(ANSWER)
+    reply: Reply = lambda request: slow(request) if request.path == "/lookup" else jobs(request)  # noqa: E731
+    async with gateway(reply) as url, AsyncClient(url) as client:
+        await asyncio.gather(*(client.submit(b"x", timeout=900) for _ in range(8)))
+    assert len(lookups) <= 2
+    assert {lookup.headers["Prefer"] for lookup in lookups} == {"respond-async"}
 
 
 async def test_whoever_waits_too_briefly_is_told_and_the_job_goes_on() -> None:

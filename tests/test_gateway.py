@@ -87,8 +87,8 @@ class Door:
             await response.read()
             return response
 
-    async def lookup(self, query: str = "") -> Any:
-        async with self.session.get(f"{self.url}lookup{query}") as response:
+    async def lookup(self, query: str = "", **headers: str) -> Any:
+        async with self.session.get(f"{self.url}lookup{query}", headers=headers) as response:
             return await response.json()
 
 
@@ -123,6 +123,13 @@ def both(name: str, depth: int = 0, *, caches: bool = False) -> Recorder:
     """A worker of two versions that has room for a whole test."""
     state: ModelLoad = msgspec.structs.replace(load(depth, 0.0, capacity=1000), caches=caches)
     return Recorder(name, {"digits@1": state, "digits@2": state})
+
+
+async def test_a_job_may_wait_as_long_as_it_likes_by_lookup_too(tmp_path: Path) -> None:
+    async with door(tmp_path, Recorder("a", {"digits@1": load(100, 10.0, capacity=1000)})) as d:
+        assert (await d.lookup())["error"]["code"] == "queue_full"
+        assert (await d.lookup(Prefer="respond-async"))["expected_wait"] > 900
+        assert (await d.lookup(Prefer="respond-async=x"))["error"]["code"] == "invalid_option"
 
 
 async def test_what_is_not_the_gateways_own_is_passed_on(tmp_path: Path) -> None:

@@ -50,8 +50,9 @@ class Job(msgspec.Struct, frozen=True):
     webhook: JobWebhook | UnsetType = UNSET
 
 
+PREFER = Parameter("Prefer", str, "`respond-async`: the answer is fetched later.", "header", example="respond-async")
 ASKING = (
-    Parameter("Prefer", str, "`respond-async`: the answer is fetched later.", "header", example="respond-async"),
+    PREFER,
     Parameter("Shoal-Webhook", str, "Where the answer to such a request is brought.", "header"),
     Parameter("webhook", str, "The same, in the query."),
 )
