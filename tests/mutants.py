@@ -55,6 +55,27 @@ MUTANTS = (
         test="tests/test_nginx_following.py::test_gateways_come_and_go[file]",
     ),
     Mutant(
+        "a version's first traffic counts in its rate",
+        "gateway/throughput.py",
+        " or not report.models.keys() <= counts.keys()",
+        "",
+        "tests/test_scaling.py::test_a_model_that_has_traffic_as_soon_as_it_comes_is_measured_from_its_first_report",
+    ),
+    Mutant(
+        "a job that is done is fetched though an answer about it was lost",
+        "shoal/jobs.py",
+        'in ("failed", "cancelled")',
+        '!= "queued"',
+        "tests/test_client_jobs.py::test_an_error_of_the_way_is_waited_out",
+    ),
+    Mutant(
+        "jobs that may wait share a lookup",
+        "shoal/client.py",
+        "grants.take(call.excluded, call.seconds)",
+        "grants.take(call.excluded, call.deadline - time.monotonic())",
+        "tests/test_client_jobs.py::test_images_that_may_wait_share_a_lookup",
+    ),
+    Mutant(
         "an instance that drains has its group wait",
         "cloud/lifecycle.py",
         "                    group.wait_longer(DRAINED, name)\n",
