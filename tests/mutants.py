@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-COPIED = ("shoal", "discovery", "gateway", "nginx", "worker", "cloud", "tests")
+COPIED = (
+    *("shoal", "discovery", "gateway", "nginx", "worker", "cloud"),
+    *("bench", "chaos", "loadtest", "manual", "rehearsal", "tests"),
+)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutants import MUTANTS
+from tests.mutants import COPIED, MUTANTS
 from worker.models.networks import FORMATS
 from worker.models.tasks import TASKS
 
@@ -221,6 +221,7 @@ def test_a_file_is_short_and_finished(path: Path) -> None:
 
 
 def test_every_mutant_still_fits_the_code() -> None:
+    assert set(COPIED) == OURS
     for mutant in MUTANTS:
         text = (ROOT / mutant.file).read_text(encoding="utf-8")
         assert text.count(mutant.old) == 1, f"{mutant.file} does not have this exactly once: {mutant.old!r}"
