@@ -149,6 +149,8 @@ class Gateway:
         return holder
 
     def _wish(self, request: web.Request, *, seconds: float, public: bool) -> Wish:
+        """What is asked for. A job may wait for longer than the ``seconds`` in which its upload has to end."""
+        patient = http.prefers_async(request)
         version, label = heads.version_of(request)
         return Wish(
             model=heads.model_of(request) or self._fleet.default_model(),
@@ -158,7 +160,7 @@ class Gateway:
             digest=heads.digest_of(request) if public else "",
             public=public,
             priority=http.priority_of(request),
-            seconds=seconds,
+            seconds=float("inf") if patient else seconds,
             exclude=heads.excluded(request) if public else frozenset(),
         )
 
@@ -199,8 +201,7 @@ class Gateway:
 
     async def _grant(self, request: web.Request, subject: str, uses: int) -> tuple[Choice, str, int]:
         """A worker, and a ticket of at most ``uses`` for it: fewer when it has little room left for others."""
-        seconds = self._seconds(request)
-        wish = self._wish(request, seconds=float("inf") if http.prefers_async(request) else seconds, public=True)
+        wish = self._wish(request, seconds=self._seconds(request), public=True)
         try:
             with self._fleet.refusals.noted(wish.model):
                 choice = await self._fleet.await_choice(wish, self._settings.patience)
@@ -235,8 +236,7 @@ class Gateway:
         http.check_head(request, settings.max_body_bytes)
         seconds = self._seconds(request)
         deadline = time.monotonic() + seconds
-        patient = http.prefers_async(request)  # only the upload has to end within these seconds
-        wish = self._wish(request, seconds=float("inf") if patient else seconds, public=False)
+        wish = self._wish(request, seconds=seconds, public=False)
         with self._fleet.refusals.noted(wish.model):
             await self._fleet.await_open(wish, min(settings.patience, seconds))
         http.welcome_body(request)

@@ -175,8 +175,6 @@ class Forwarding:
         if remaining <= 0:
             raise DeadlineExceeded
         wish = self.wish_of(request, seconds=remaining, public=False)
-        if http.prefers_async(request):
-            wish = replace(wish, seconds=float("inf"))
         if outcome is None and self._needs_body(request, wish):
             return _redirected(_PROXIED, {})
         with self.fleet.refusals.noted(wish.model):
