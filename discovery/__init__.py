@@ -135,14 +135,16 @@ def _datacentre(options: Mapping[str, str]) -> str:
 
 
 def srv_name(url: str, role: Role) -> tuple[str, str]:
-    """The service and the domain of the SRV records by which Consul's DNS names the ready members of a role.
+    """The service and the domain of the SRV records (RFC 2782) by which Consul's DNS names a role's ready members.
 
     ``url`` is one of Consul's. Raises ``ValueError`` as ``connect`` does.
     """
-    from discovery import registration
+    from discovery.registration import service_name
 
     options = dict(parse_qsl(urlsplit(url).query))
-    return registration.srv_name(_service_prefix(options), role, _datacentre(options))
+    datacentre = _datacentre(options)
+    domain = f"service.{datacentre}.consul" if datacentre else "service.consul"
+    return service_name(_service_prefix(options), role), domain
 
 
 _Build = Callable[[SplitResult, dict[str, str], str | None, float | None], AbstractAsyncContextManager[Discovery]]

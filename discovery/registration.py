@@ -38,11 +38,6 @@ def service_name(prefix: str, role: Role) -> str:
     return f"{prefix}-{role}"
 
 
-def srv_name(prefix: str, role: Role, datacentre: str) -> tuple[str, str]:
-    """The service, and the name below which Consul's DNS has SRV records of those whose check passes (RFC 2782)."""
-    return service_name(prefix, role), ".".join(("service", *([datacentre] if datacentre else []), "consul"))
-
-
 def service_id(prefix: str, member: Member) -> str:
     return f"{service_name(prefix, member.role)}-{member.slug}"
 
